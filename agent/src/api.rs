@@ -1,0 +1,149 @@
+//! The read-only API: what this node is and holds, as JSON, on loopback and a unix socket.
+//!
+//! carrickctl reaches it by the API server's port-forward, so Kubernetes RBAC decides who may.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use axum::Json;
+use axum::Router;
+use axum::extract::State;
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use carrick_datapath::Commit;
+use serde::Serialize;
+use serde_json::{Value, json};
+use tokio::net::UnixListener;
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info};
+
+use crate::node::Node;
+
+/// The routes below `/v1`.
+pub fn routes(node: Arc<Node>) -> Router {
+    Router::new()
+        .route("/v1/state", get(state))
+        .route("/v1/attachments", get(attachments))
+        .route("/v1/addresses", get(addresses))
+        .route("/v1/records", get(records))
+        .route("/v1/flows", get(flows))
+        .route("/v1/config", get(config))
+        .with_state(node)
+}
+
+/// Serves `app` on a unix socket until `shutdown`. A socket that a killed agent left is replaced.
+///
+/// # Errors
+/// The socket cannot be made.
+pub fn serve_socket(
+    path: &Path,
+    app: Router,
+    shutdown: CancellationToken,
+) -> std::io::Result<tokio::task::JoinHandle<()>> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let listener = UnixListener::bind(path)?;
+    // Whoever is root on the host may read; others ask by the API server.
+    std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o600))?;
+    info!(socket = %path.display(), "serving the read API");
+    Ok(tokio::spawn(async move {
+        let serving = axum::serve(listener, app).with_graceful_shutdown(shutdown.cancelled_owned());
+        if let Err(error) = serving.await {
+            error!(%error, "the read API failed");
+        }
+    }))
+}
+
+/// A report as it goes out.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct StateAnswer {
+    node: String,
+    version: &'static str,
+    boot_id: String,
+    committed: String,
+    report: crate::status::Report,
+}
+
+async fn state(State(node): State<Arc<Node>>) -> Json<StateAnswer> {
+    Json(StateAnswer {
+        node: node.name.clone(),
+        version: env!("CARGO_PKG_VERSION"),
+        boot_id: node.boot_id.clone(),
+        committed: node.committed().number().to_string(),
+        report: node.board.report(),
+    })
+}
+
+async fn attachments(State(node): State<Arc<Node>>) -> Json<Value> {
+    let all = node.attachments.attachments();
+    let list: Vec<_> = all.values().map(Arc::as_ref).collect();
+    Json(json!({ "attachments": list }))
+}
+
+async fn addresses(State(node): State<Arc<Node>>) -> Json<Value> {
+    let usage = node.attachments.usage();
+    let held: Vec<Value> = node
+        .attachments
+        .held_addresses()
+        .iter()
+        .map(|held| {
+            json!({
+                "namespace": held.pod.namespace,
+                "name": held.pod.name,
+                "uid": held.pod.uid,
+                "addresses": held.addresses,
+            })
+        })
+        .collect();
+    Json(json!({
+        "inUse": usage.in_use,
+        "inQuarantine": usage.in_quarantine,
+        "free": usage.free.to_string(),
+        "held": held,
+    }))
+}
+
+async fn records(State(node): State<Arc<Node>>) -> Json<Value> {
+    let committed = node.committed();
+    let records: Vec<Value> = committed
+        .entries()
+        .map(|entry| json!({ "key": entry.key().to_string(), "hash": entry.hash().to_string() }))
+        .collect();
+    let routes: Vec<Value> = committed
+        .routes()
+        .map(|route| {
+            json!({
+                "node": route.node.to_string(),
+                "podCIDRs": route.pod_cidrs,
+                "tunnelEndpoints": route.tunnel_endpoints,
+            })
+        })
+        .collect();
+    Json(json!({
+        "number": committed.number().to_string(),
+        "records": records,
+        "routes": routes,
+    }))
+}
+
+/// The saved commit: what the switch was last made to hold, in the syntax of ovs-ofctl.
+async fn flows(State(node): State<Arc<Node>>) -> Response {
+    let commit = std::fs::read(node.paths.commit())
+        .ok()
+        .and_then(|bytes| Commit::from_bytes(&bytes).ok());
+    match commit {
+        Some(commit) => Json(commit).into_response(),
+        None => (
+            axum::http::StatusCode::NOT_FOUND,
+            "nothing was programmed in this boot\n",
+        )
+            .into_response(),
+    }
+}
+
+async fn config(State(node): State<Arc<Node>>) -> Response {
+    Json(&node.config).into_response()
+}

@@ -1,0 +1,511 @@
+//! What this node is, computed from the configuration, the records and the host's links (pure).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use carrick_api::effective::{DatapathType, EffectiveConfig, SnatMode};
+use carrick_api::names::link;
+use carrick_datapath::{
+    Addresses, DatapathKind, Gateway, IpFamily, MacAddr, MtuError, NodeState, Peer, Pod, Port,
+    Refused, Snat, admit_own, admit_peers, gateway_address, pod_mtu,
+};
+use ipnet::IpNet;
+use sha2::{Digest, Sha256};
+
+use crate::ipam::{Attachment, AttachmentState};
+use crate::records::Committed;
+
+/// A link of the host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HostLink {
+    /// Its name.
+    pub name: String,
+    /// The kernel's index of it.
+    pub index: u32,
+    /// Its MTU in bytes.
+    pub mtu: u32,
+    /// Its Ethernet address, if it has one.
+    pub mac: Option<MacAddr>,
+    /// Its addresses with their prefixes.
+    pub addresses: Vec<IpNet>,
+}
+
+/// The host's links by name.
+pub type HostLinks = BTreeMap<String, HostLink>;
+
+/// The link that carries tunnels.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Transport {
+    /// The NIC.
+    pub link: String,
+    /// Its MTU.
+    pub mtu: u32,
+    /// Where tunnels end here.
+    pub endpoints: Addresses,
+}
+
+/// What this node is. Everything the switch and the host must hold follows from it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodePlan {
+    /// UID of the Node object.
+    pub node_uid: String,
+    /// The node's pod CIDRs that may be used, one per family at most.
+    pub pod_cidrs: Vec<IpNet>,
+    /// The host's port.
+    pub gateway: Gateway,
+    /// MTU of pods and gateway.
+    pub mtu: u16,
+    /// The link that carries tunnels.
+    pub transport: Transport,
+    /// The bridge's datapath.
+    pub datapath: DatapathKind,
+    /// The other nodes, without refused ranges.
+    pub peers: BTreeMap<String, Peer>,
+    /// Ranges that are not programmed.
+    pub refused: Vec<Refused>,
+    /// Source NAT for what leaves the cluster.
+    pub snat: Snat,
+}
+
+/// Why there is no plan yet. Each says what has to happen.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PlanError {
+    /// The controller has not told this node what it is.
+    #[error("waiting for the controller's record of node {node}")]
+    NoNode {
+        /// This node.
+        node: String,
+    },
+    /// The controller says that the node's pod CIDRs must not be used.
+    #[error("{problem}")]
+    Problem {
+        /// In the controller's words.
+        problem: String,
+    },
+    /// The Node has no usable pod CIDR.
+    #[error(
+        "node {node} has no usable pod CIDR{refused}: let the controller-manager allocate node CIDRs \
+         (--allocate-node-cidrs), or register the node again"
+    )]
+    NoPodCidr {
+        /// This node.
+        node: String,
+        /// What was refused, as a clause.
+        refused: String,
+    },
+    /// No link of the host can carry tunnels.
+    #[error("{reason}")]
+    NoTransport {
+        /// What is missing and how to mend it.
+        reason: String,
+    },
+    /// The userspace datapath would take the interface the node is reached by.
+    #[error(
+        "traffic.transport.interface {link} holds the node's InternalIP {address}: the userspace \
+         datapath needs an interface of its own, choose another one"
+    )]
+    TransportInUse {
+        /// The interface.
+        link: String,
+        /// The node's address on it.
+        address: IpAddr,
+    },
+    /// There is no usable MTU.
+    #[error("the MTU of transport interface {link} cannot be used: {source}")]
+    Mtu {
+        /// The interface.
+        link: String,
+        /// Why, and how to mend it.
+        source: MtuError,
+    },
+}
+
+/// Which datapath a configuration means. `Auto` is the kernel's: where its module does not load,
+/// that is reported and never replaced by taking an interface.
+pub const fn datapath_of(config: &EffectiveConfig) -> DatapathKind {
+    match config.datapath {
+        DatapathType::Auto | DatapathType::Kernel => DatapathKind::System,
+        DatapathType::Userspace => DatapathKind::Netdev,
+    }
+}
+
+/// The MAC address of a node's gateway: the same after every restart and reboot, so that pods'
+/// permanent neighbour entries stay right.
+pub fn gateway_mac(node: &str) -> MacAddr {
+    let digest: [u8; 32] = Sha256::digest(format!("carrick gateway {node}")).into();
+    let mut seed = [0; 5];
+    seed.copy_from_slice(digest.split_at(5).0);
+    MacAddr::local_from(seed)
+}
+
+/// Computes the plan.
+///
+/// # Errors
+/// The controller has told nothing yet, or the node cannot carry pods; the text says why.
+pub fn plan(
+    config: &EffectiveConfig,
+    node_name: &str,
+    committed: &Committed,
+    links: &HostLinks,
+) -> Result<NodePlan, PlanError> {
+    let node = committed.node().ok_or_else(|| PlanError::NoNode {
+        node: node_name.to_owned(),
+    })?;
+    if let Some(problem) = &node.problem {
+        return Err(PlanError::Problem {
+            problem: problem.clone(),
+        });
+    }
+    let (own, mut refused) = admit_own(node_name, &node.pod_cidrs, &config.service_cidrs);
+    let pod_cidrs = first_of_each_family(&own);
+    let gateways = Addresses::first_of(pod_cidrs.iter().filter_map(|cidr| gateway_address(*cidr)));
+    if gateways.is_empty() {
+        let list: Vec<String> = refused.iter().map(ToString::to_string).collect();
+        let refused = if list.is_empty() {
+            String::new()
+        } else {
+            format!(" ({})", list.join("; "))
+        };
+        return Err(PlanError::NoPodCidr {
+            node: node_name.to_owned(),
+            refused,
+        });
+    }
+    let datapath = datapath_of(config);
+    let transport = transport(config, datapath, &node.addresses, links)?;
+    let outer = if transport.endpoints.v4.is_some() {
+        IpFamily::V4
+    } else {
+        IpFamily::V6
+    };
+    let mtu = pod_mtu(
+        transport.mtu,
+        config.traffic.mtu,
+        outer,
+        gateways.v6.is_some(),
+    )
+    .map_err(|source| PlanError::Mtu {
+        link: transport.link.clone(),
+        source,
+    })?;
+    let told = committed
+        .routes()
+        .filter(|route| route.node.as_str() != node_name)
+        .map(|route| {
+            let peer = Peer {
+                pod_cidrs: route.pod_cidrs.clone(),
+                endpoints: Addresses::first_of(route.tunnel_endpoints.iter().copied()),
+            };
+            (route.node.to_string(), peer)
+        });
+    let (peers, refused_peers) = admit_peers(told.collect(), &pod_cidrs, &config.service_cidrs);
+    refused.extend(refused_peers);
+    Ok(NodePlan {
+        node_uid: node.uid.clone(),
+        gateway: Gateway {
+            port: Port::GATEWAY,
+            mac: gateway_mac(node_name),
+            addresses: gateways,
+        },
+        pod_cidrs,
+        mtu,
+        transport,
+        datapath,
+        peers,
+        refused,
+        snat: match config.traffic.snat {
+            SnatMode::Auto => Snat::Masquerade,
+            SnatMode::Disabled => Snat::Off,
+        },
+    })
+}
+
+impl NodePlan {
+    /// The pipeline's input: this plan and the pods whose ports are open.
+    pub fn state(&self, pods: BTreeMap<String, Pod>) -> NodeState {
+        NodeState {
+            gateway: self.gateway,
+            pod_cidrs: self.pod_cidrs.clone(),
+            tunnel: Some(Port::TUNNEL),
+            endpoints: self.transport.endpoints,
+            peers: self.peers.clone(),
+            pods,
+        }
+    }
+}
+
+/// Whether an attachment's port may be open: its pod has a record and it is not being removed.
+pub fn is_open(attachment: &Attachment, committed: &Committed) -> bool {
+    attachment.state != AttachmentState::Removing && committed.pod(&attachment.pod).is_some()
+}
+
+/// An attachment as the pipeline sees it.
+pub fn pod_of(attachment: &Attachment) -> Option<Pod> {
+    Some(Pod {
+        port: Port(u16::try_from(attachment.ofport).ok()?),
+        mac: MacAddr(attachment.mac.octets()),
+        addresses: Addresses::first_of(attachment.addresses.iter().copied()),
+    })
+}
+
+fn first_of_each_family(cidrs: &[IpNet]) -> Vec<IpNet> {
+    let v4 = cidrs.iter().find(|cidr| matches!(cidr, IpNet::V4(_)));
+    let v6 = cidrs.iter().find(|cidr| matches!(cidr, IpNet::V6(_)));
+    v4.into_iter().chain(v6).copied().collect()
+}
+
+fn transport(
+    config: &EffectiveConfig,
+    datapath: DatapathKind,
+    node_addresses: &[IpAddr],
+    links: &HostLinks,
+) -> Result<Transport, PlanError> {
+    let asked = config.traffic.transport_interface.as_str();
+    let no = |reason: String| PlanError::NoTransport { reason };
+    let nic = if asked.is_empty() {
+        if datapath == DatapathKind::Netdev {
+            return Err(no(
+                "the userspace datapath needs traffic.transport.interface".to_owned(),
+            ));
+        }
+        let held: BTreeSet<IpAddr> = node_addresses.iter().copied().collect();
+        links
+            .values()
+            .find(|link| link.addresses.iter().any(|net| held.contains(&net.addr())))
+            .ok_or_else(|| {
+                let list: Vec<_> = node_addresses.iter().map(ToString::to_string).collect();
+                no(format!(
+                    "no interface of this node holds one of its InternalIPs ({}): set \
+                     traffic.transport.interface",
+                    list.join(", ")
+                ))
+            })?
+    } else {
+        links.get(asked).ok_or_else(|| {
+            no(format!(
+                "there is no interface {asked} here: correct traffic.transport.interface"
+            ))
+        })?
+    };
+    // On the userspace datapath the NIC's addresses are on the bridge it is in.
+    let holder = match datapath {
+        DatapathKind::System => nic,
+        DatapathKind::Netdev => links
+            .get(link::TRANSPORT_BRIDGE)
+            .filter(|bridge| !endpoints(bridge, node_addresses).is_empty())
+            .unwrap_or(nic),
+    };
+    if datapath == DatapathKind::Netdev
+        && let Some(address) = holder
+            .addresses
+            .iter()
+            .map(IpNet::addr)
+            .find(|held| node_addresses.contains(held))
+    {
+        return Err(PlanError::TransportInUse {
+            link: nic.name.clone(),
+            address,
+        });
+    }
+    let endpoints = endpoints(holder, node_addresses);
+    if endpoints.is_empty() {
+        return Err(no(format!(
+            "interface {} has no address that other nodes can reach: give it one, or choose another \
+             traffic.transport.interface",
+            holder.name
+        )));
+    }
+    Ok(Transport {
+        link: nic.name.clone(),
+        mtu: nic.mtu,
+        endpoints,
+    })
+}
+
+/// One address per family: the node's own where the link holds it, else the link's first that
+/// other nodes can reach.
+fn endpoints(link: &HostLink, node_addresses: &[IpAddr]) -> Addresses {
+    let usable = |address: &IpAddr| match address {
+        IpAddr::V4(v4) => !v4.is_link_local() && !v4.is_loopback() && !v4.is_unspecified(),
+        IpAddr::V6(v6) => !v6.is_unicast_link_local() && !v6.is_loopback() && !v6.is_unspecified(),
+    };
+    let held = || link.addresses.iter().map(IpNet::addr).filter(usable);
+    let own = held().filter(|address| node_addresses.contains(address));
+    Addresses::first_of(own.chain(held()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use carrick_api::effective::{Cni, Endpoint, Traffic, TrafficMode, TunnelProtocol};
+
+    pub(crate) fn config(datapath: DatapathType, transport: &str) -> EffectiveConfig {
+        EffectiveConfig {
+            api_server: Endpoint {
+                host: "10.0.0.1".into(),
+                port: 6443,
+            },
+            traffic: Traffic {
+                mode: TrafficMode::Encap,
+                tunnel_protocol: TunnelProtocol::Geneve,
+                mtu: 0,
+                transport_interface: transport.into(),
+                snat: SnatMode::Auto,
+            },
+            datapath,
+            cni: Cni {
+                bin_dir: "/opt/cni/bin".into(),
+                conf_dir: "/etc/cni/net.d".into(),
+                conf_file: "10-carrick.conflist".into(),
+                exclusive: true,
+            },
+            startup_taint: None,
+            service_cidrs: vec!["10.96.0.0/16".parse().unwrap()],
+            log_level: "info".into(),
+        }
+    }
+
+    fn link(name: &str, addresses: &[&str]) -> (String, HostLink) {
+        let link = HostLink {
+            name: name.into(),
+            index: 1,
+            mtu: 1500,
+            mac: None,
+            addresses: addresses.iter().map(|text| text.parse().unwrap()).collect(),
+        };
+        (name.into(), link)
+    }
+
+    fn links() -> HostLinks {
+        BTreeMap::from([
+            link("eth0", &["172.30.0.11/24", "fe80::1/64"]),
+            link("eth1", &["172.31.0.11/24", "fd00:31::11/64"]),
+            link("lo", &["127.0.0.1/8"]),
+        ])
+    }
+
+    fn committed(
+        problem: Option<&str>,
+        cidrs: &[&str],
+        routes: &[(&str, &str, &str)],
+    ) -> Committed {
+        use carrick_proto::{Body, Delta, Entry, NodeFacts, NodeName, Number, RouteFacts};
+        let node = Entry::new(Body::Node(NodeFacts {
+            name: NodeName::new("a").unwrap(),
+            uid: "u".into(),
+            pod_cidrs: cidrs.iter().map(|text| text.parse().unwrap()).collect(),
+            addresses: vec!["172.30.0.11".parse().unwrap()],
+            problem: problem.map(str::to_owned),
+        }));
+        let routes = routes.iter().map(|(name, cidr, endpoint)| {
+            Entry::new(Body::Route(RouteFacts {
+                node: NodeName::new(name).unwrap(),
+                pod_cidrs: vec![cidr.parse().unwrap()],
+                tunnel_endpoints: vec![endpoint.parse().unwrap()],
+            }))
+        });
+        let directory = tempfile::tempdir().unwrap();
+        let (store, _) = crate::records::RecordStore::open(directory.path().join("r")).unwrap();
+        let changed = std::iter::once(node).chain(routes).collect();
+        let delta = Delta {
+            number: Number::new(1, 1),
+            changed,
+            ..Delta::default()
+        };
+        Committed::clone(&store.commit(&delta).unwrap())
+    }
+
+    #[test]
+    fn the_transport_is_the_link_of_the_internal_ip() {
+        let committed = committed(None, &["10.1.0.0/24", "fd00:1::/64"], &[]);
+        let plan = plan(&config(DatapathType::Auto, ""), "a", &committed, &links()).unwrap();
+        assert_eq!(plan.transport.link, "eth0");
+        assert_eq!(
+            plan.transport.endpoints.v4,
+            Some("172.30.0.11".parse().unwrap())
+        );
+        assert_eq!(plan.transport.endpoints.v6, None);
+        assert_eq!(plan.mtu, 1450);
+        assert_eq!(
+            plan.gateway.addresses.v6,
+            Some("fd00:1::1".parse().unwrap())
+        );
+    }
+
+    #[test]
+    fn userspace_takes_the_interface_it_was_given_and_no_other() {
+        let committed = committed(None, &["10.1.0.0/24"], &[]);
+        let run = |transport: &str, links: &HostLinks| {
+            plan(
+                &config(DatapathType::Userspace, transport),
+                "a",
+                &committed,
+                links,
+            )
+        };
+        assert_eq!(run("eth1", &links()).unwrap().transport.link, "eth1");
+        assert!(matches!(
+            run("", &links()),
+            Err(PlanError::NoTransport { .. })
+        ));
+        assert!(matches!(
+            run("eth0", &links()),
+            Err(PlanError::TransportInUse { .. })
+        ));
+        let moved = BTreeMap::from([
+            link("eth0", &["172.30.0.11/24"]),
+            link("eth1", &[]),
+            link("br-phy", &["172.31.0.11/24"]),
+        ]);
+        let plan = run("eth1", &moved).unwrap();
+        assert_eq!(plan.transport.link, "eth1");
+        assert_eq!(
+            plan.transport.endpoints.v4,
+            Some("172.31.0.11".parse().unwrap())
+        );
+    }
+
+    #[test]
+    fn what_is_missing_is_said() {
+        let config = config(DatapathType::Auto, "");
+        let empty = Committed::default();
+        assert!(matches!(
+            plan(&config, "a", &empty, &links()),
+            Err(PlanError::NoNode { .. })
+        ));
+        let problem = committed(Some("overlap"), &["10.1.0.0/24"], &[]);
+        assert!(matches!(
+            plan(&config, "a", &problem, &links()),
+            Err(PlanError::Problem { .. })
+        ));
+        let none = committed(None, &[], &[]);
+        assert!(matches!(
+            plan(&config, "a", &none, &links()),
+            Err(PlanError::NoPodCidr { .. })
+        ));
+        let services = committed(None, &["10.96.1.0/24"], &[]);
+        let error = plan(&config, "a", &services, &links()).unwrap_err();
+        assert!(
+            error
+                .to_string()
+                .contains("overlaps the Service range 10.96.0.0/16"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn an_overlapping_peer_is_not_routed_and_named() {
+        let committed = committed(
+            None,
+            &["10.1.0.0/24"],
+            &[
+                ("b", "10.1.0.128/25", "172.30.0.12"),
+                ("c", "10.1.2.0/24", "172.30.0.13"),
+            ],
+        );
+        let plan = plan(&config(DatapathType::Auto, ""), "a", &committed, &links()).unwrap();
+        assert_eq!(plan.refused.len(), 1);
+        assert!(plan.peers["b"].pod_cidrs.is_empty());
+        assert_eq!(plan.peers["c"].pod_cidrs.len(), 1);
+    }
+}

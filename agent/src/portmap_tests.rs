@@ -1,0 +1,83 @@
+use std::sync::Arc;
+
+use carrick_node::MacAddr;
+
+use super::*;
+use crate::ipam::{Attachment, AttachmentKey, PodRef, PortMapping};
+
+fn attachment(
+    id: &str,
+    addresses: &[&str],
+    mappings: &[(u16, u16, Protocol, Option<&str>)],
+) -> Attachment {
+    Attachment {
+        key: AttachmentKey {
+            container_id: id.to_owned(),
+            ifname: "eth0".to_owned(),
+        },
+        netns: "/run/netns/x".into(),
+        pod: PodRef {
+            namespace: "n".to_owned(),
+            name: id.to_owned(),
+            uid: id.to_owned(),
+        },
+        addresses: addresses.iter().map(|text| text.parse().unwrap()).collect(),
+        mac: MacAddr([2; 6]),
+        host_link: "car000000000000".to_owned(),
+        ofport: 100,
+        port_mappings: mappings
+            .iter()
+            .map(
+                |&(host_port, container_port, protocol, host_ip)| PortMapping {
+                    host_port,
+                    container_port,
+                    protocol,
+                    host_ip: host_ip.map(|text| text.parse().unwrap()),
+                },
+            )
+            .collect(),
+        state: AttachmentState::Ready,
+    }
+}
+
+fn all(attachments: Vec<Attachment>) -> Attachments {
+    Arc::new(
+        attachments
+            .into_iter()
+            .map(|a| (a.key.clone(), Arc::new(a)))
+            .collect(),
+    )
+}
+
+fn cidrs() -> Vec<IpNet> {
+    vec!["10.1.0.0/24".parse().unwrap(), "fd01::/64".parse().unwrap()]
+}
+
+#[test]
+fn without_host_ports_there_is_nothing() {
+    let attachments = all(vec![attachment("a", &["10.1.0.2"], &[])]);
+    assert_eq!(render(&attachments, "gw", &cidrs()), "");
+}
+
+#[test]
+fn mappings_become_map_elements() {
+    let mut leaving = attachment("z", &["10.1.0.9"], &[(9, 9, Protocol::Tcp, None)]);
+    leaving.state = AttachmentState::Removing;
+    let attachments = all(vec![
+        attachment(
+            "a",
+            &["10.1.0.2", "fd01::2"],
+            &[
+                (80, 8080, Protocol::Tcp, None),
+                (53, 5353, Protocol::Udp, Some("192.0.2.1")),
+            ],
+        ),
+        attachment(
+            "b",
+            &["10.1.0.3"],
+            &[(80, 1, Protocol::Tcp, None), (7, 7, Protocol::Sctp, None)],
+        ),
+        leaving,
+    ]);
+    insta::assert_snapshot!(render(&attachments, "carrick-gw0", &cidrs()));
+}

@@ -1,0 +1,340 @@
+//! From facts about the cluster to the records each node needs. Plain maps, no clock, no API.
+
+pub mod claims;
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use carrick_proto::{
+    Body, Entry, Key, NodeFacts, NodeName, NodeReport, PodFacts, PodUid, RouteFacts,
+};
+use ipnet::IpNet;
+
+use crate::objects::{Event, NodeObject, PodNetwork, PodObject};
+use claims::{Claim, Claims};
+
+/// Whose record it is.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Scope {
+    /// Every node's but the one it is about: routes.
+    Shared,
+    /// One node's: its Node and its pods.
+    Own(NodeName),
+}
+
+/// A record that is to be, or is no more. Says nothing about whether it was so before.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Change {
+    /// Whose record.
+    pub scope: Scope,
+    /// Which record.
+    pub key: Key,
+    /// Its content; `None` when it is gone.
+    pub record: Option<Arc<Entry>>,
+}
+
+/// What is known of the cluster.
+#[derive(Debug, Default)]
+pub struct Index {
+    service_cidrs: Vec<IpNet>,
+    nodes: HashMap<NodeName, NodeObject>,
+    claims: Claims,
+    infos: HashMap<NodeName, Vec<IpAddr>>,
+    reports: HashMap<NodeName, Vec<IpAddr>>,
+    pods: HashMap<PodUid, PodObject>,
+    /// Pods by node and runtime UID, in the order of creation. More than one only when somebody
+    /// gave a pod the annotations of another's mirror: the first keeps the record.
+    by_runtime: HashMap<(NodeName, PodUid), BTreeSet<(i64, PodUid)>>,
+}
+
+impl Index {
+    /// Knows nothing but the ranges of ClusterIPs.
+    #[must_use]
+    pub fn new(service_cidrs: Vec<IpNet>) -> Self {
+        Self {
+            service_cidrs,
+            ..Self::default()
+        }
+    }
+
+    /// The Node named `name`.
+    #[must_use]
+    pub fn node(&self, name: &NodeName) -> Option<&NodeObject> {
+        self.nodes.get(name)
+    }
+
+    /// How many Nodes and Pods there are.
+    #[must_use]
+    pub fn sizes(&self) -> (usize, usize) {
+        (self.nodes.len(), self.pods.len())
+    }
+
+    /// Takes a change in; `changes` gets every record that may differ now.
+    pub fn apply(&mut self, event: Event, changes: &mut Vec<Change>) {
+        match event {
+            Event::Node(node) => self.node_is(node, changes),
+            Event::NodeGone(name) => self.node_gone(&name, changes),
+            Event::Nodes(all) => {
+                let kept: HashSet<&NodeName> = all.iter().map(|node| &node.name).collect();
+                let gone: Vec<NodeName> = self
+                    .nodes
+                    .keys()
+                    .filter(|name| !kept.contains(name))
+                    .cloned()
+                    .collect();
+                for name in gone {
+                    self.node_gone(&name, changes);
+                }
+                for node in all {
+                    self.node_is(node, changes);
+                }
+            }
+            Event::Pod(pod) => self.pod_is(pod, changes),
+            Event::PodGone(uid) => self.pod_gone(&uid, changes),
+            Event::Pods(all) => {
+                let kept: HashSet<&PodUid> = all.iter().map(|pod| &pod.uid).collect();
+                let gone: Vec<PodUid> = self
+                    .pods
+                    .keys()
+                    .filter(|uid| !kept.contains(uid))
+                    .cloned()
+                    .collect();
+                for uid in gone {
+                    self.pod_gone(&uid, changes);
+                }
+                for pod in all {
+                    self.pod_is(pod, changes);
+                }
+            }
+            Event::Info(name, endpoints) => {
+                if self.infos.get(&name) != Some(&endpoints) {
+                    self.infos.insert(name.clone(), endpoints);
+                    self.route(&name, changes);
+                }
+            }
+            Event::InfoGone(name) => {
+                if self.infos.remove(&name).is_some() {
+                    self.route(&name, changes);
+                }
+            }
+            Event::Infos(all) => {
+                let old = std::mem::take(&mut self.infos);
+                self.infos.extend(all);
+                let names: BTreeSet<NodeName> =
+                    old.keys().chain(self.infos.keys()).cloned().collect();
+                for name in names {
+                    if old.get(&name) != self.infos.get(&name) {
+                        self.route(&name, changes);
+                    }
+                }
+            }
+        }
+    }
+
+    /// What a node's agent says of itself; beats what `AgentInfo` and Node say.
+    pub fn reported(&mut self, name: &NodeName, report: &NodeReport, changes: &mut Vec<Change>) {
+        let old = if report.tunnel_endpoints.is_empty() {
+            self.reports.remove(name)
+        } else {
+            self.reports
+                .insert(name.clone(), report.tunnel_endpoints.clone())
+        };
+        if old.unwrap_or_default() != report.tunnel_endpoints {
+            self.route(name, changes);
+        }
+    }
+
+    fn node_is(&mut self, node: NodeObject, changes: &mut Vec<Change>) {
+        let name = node.name.clone();
+        if self.nodes.get(&name) == Some(&node) {
+            return;
+        }
+        let mut contested = BTreeSet::from([name.clone()]);
+        self.unclaim(&name, &mut contested);
+        let claim = Claim {
+            created: node.created,
+            node: name.clone(),
+        };
+        for cidr in &node.pod_cidrs {
+            self.neighbours(*cidr, &mut contested);
+            self.claims.insert(*cidr, claim.clone());
+        }
+        self.nodes.insert(name, node);
+        for name in contested {
+            self.own_node(&name, changes);
+            self.route(&name, changes);
+        }
+    }
+
+    fn node_gone(&mut self, name: &NodeName, changes: &mut Vec<Change>) {
+        let mut contested = BTreeSet::from([name.clone()]);
+        self.unclaim(name, &mut contested);
+        self.nodes.remove(name);
+        self.reports.remove(name);
+        for name in contested {
+            self.own_node(&name, changes);
+            self.route(&name, changes);
+        }
+    }
+
+    fn unclaim(&mut self, name: &NodeName, contested: &mut BTreeSet<NodeName>) {
+        let Some(old) = self.nodes.get(name) else {
+            return;
+        };
+        let claim = Claim {
+            created: old.created,
+            node: name.clone(),
+        };
+        for cidr in old.pod_cidrs.clone() {
+            self.claims.remove(cidr, &claim);
+            self.neighbours(cidr, contested);
+        }
+    }
+
+    fn neighbours(&self, cidr: IpNet, contested: &mut BTreeSet<NodeName>) {
+        contested.extend(
+            self.claims
+                .overlapping(cidr)
+                .map(|(_, claim)| claim.node.clone()),
+        );
+    }
+
+    /// Why the node's pod CIDRs must not be used, with what mends it.
+    fn problem(&self, node: &NodeObject) -> Option<String> {
+        if let Some(text) = &node.bad_cidr {
+            return Some(format!(
+                "the pod CIDR {text:?} is no CIDR without host bits: delete the Node object and let the kubelet register it again"
+            ));
+        }
+        if node.pod_cidrs.is_empty() {
+            return Some(
+                "the node has no pod CIDR: run kube-controller-manager with --allocate-node-cidrs and a --cluster-cidr that has room".to_owned(),
+            );
+        }
+        let claim = Claim {
+            created: node.created,
+            node: node.name.clone(),
+        };
+        for cidr in &node.pod_cidrs {
+            let service = self
+                .service_cidrs
+                .iter()
+                .find(|net| net.contains(cidr) || cidr.contains(*net));
+            if let Some(service) = service {
+                return Some(format!(
+                    "the pod CIDR {cidr} overlaps the Service range {service}: choose a --cluster-cidr apart from it, delete the Node object and let the kubelet register it again"
+                ));
+            }
+            if let Some((net, other)) = self.claims.earlier(*cidr, &claim) {
+                return Some(format!(
+                    "the pod CIDR {cidr} overlaps {net} of node {other}, which was registered earlier: delete this Node object and let the kubelet register it again, so that it gets a range of its own"
+                ));
+            }
+        }
+        None
+    }
+
+    fn own_node(&self, name: &NodeName, changes: &mut Vec<Change>) {
+        let record = self.nodes.get(name).map(|node| {
+            Arc::new(Entry::new(Body::Node(NodeFacts {
+                name: name.clone(),
+                uid: node.uid.clone(),
+                pod_cidrs: node.pod_cidrs.clone(),
+                addresses: node.addresses.clone(),
+                problem: self.problem(node),
+            })))
+        });
+        changes.push(Change {
+            scope: Scope::Own(name.clone()),
+            key: Key::Node,
+            record,
+        });
+    }
+
+    fn route(&self, name: &NodeName, changes: &mut Vec<Change>) {
+        let record = self.nodes.get(name).and_then(|node| {
+            let tunnel_endpoints = self.endpoints(node);
+            // A contested or unreachable CIDR is not programmed anywhere.
+            if tunnel_endpoints.is_empty() || self.problem(node).is_some() {
+                return None;
+            }
+            Some(Arc::new(Entry::new(Body::Route(RouteFacts {
+                node: name.clone(),
+                pod_cidrs: node.pod_cidrs.clone(),
+                tunnel_endpoints,
+            }))))
+        });
+        changes.push(Change {
+            scope: Scope::Shared,
+            key: Key::Route(name.clone()),
+            record,
+        });
+    }
+
+    /// Where tunnels to `node` end: what its agent said on the stream, else in its `AgentInfo`,
+    /// else the first InternalIP of each family.
+    fn endpoints(&self, node: &NodeObject) -> Vec<IpAddr> {
+        let said = self
+            .reports
+            .get(&node.name)
+            .or_else(|| self.infos.get(&node.name));
+        if let Some(endpoints) = said.filter(|endpoints| !endpoints.is_empty()) {
+            return endpoints.clone();
+        }
+        let v4 = node.addresses.iter().find(|address| address.is_ipv4());
+        let v6 = node.addresses.iter().find(|address| address.is_ipv6());
+        v4.into_iter().chain(v6).copied().collect()
+    }
+
+    fn pod_is(&mut self, pod: PodObject, changes: &mut Vec<Change>) {
+        if self.pods.get(&pod.uid) == Some(&pod) {
+            return;
+        }
+        self.pod_gone(&pod.uid, changes);
+        if pod.network == PodNetwork::Attached {
+            let place = (pod.node.clone(), pod.runtime_uid.clone());
+            self.by_runtime
+                .entry(place.clone())
+                .or_default()
+                .insert((pod.created, pod.uid.clone()));
+            self.pods.insert(pod.uid.clone(), pod);
+            self.pod_record(place, changes);
+        }
+    }
+
+    fn pod_gone(&mut self, uid: &PodUid, changes: &mut Vec<Change>) {
+        let Some(pod) = self.pods.remove(uid) else {
+            return;
+        };
+        let place = (pod.node, pod.runtime_uid);
+        if let Some(owners) = self.by_runtime.get_mut(&place) {
+            owners.remove(&(pod.created, pod.uid));
+            if owners.is_empty() {
+                self.by_runtime.remove(&place);
+            }
+        }
+        self.pod_record(place, changes);
+    }
+
+    fn pod_record(&self, place: (NodeName, PodUid), changes: &mut Vec<Change>) {
+        let owner = self.by_runtime.get(&place).and_then(BTreeSet::first);
+        let record = owner.and_then(|(_, uid)| self.pods.get(uid)).map(|pod| {
+            Arc::new(Entry::new(Body::Pod(PodFacts {
+                uid: pod.runtime_uid.clone(),
+                namespace: pod.namespace.clone(),
+                name: pod.name.clone(),
+            })))
+        });
+        let (node, uid) = place;
+        changes.push(Change {
+            scope: Scope::Own(node),
+            key: Key::Pod(uid),
+            record,
+        });
+    }
+}
+
+#[cfg(test)]
+#[path = "index_tests.rs"]
+mod tests;

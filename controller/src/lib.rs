@@ -1,0 +1,58 @@
+//! The controller: computes what each node needs and streams it to its agent.
+//!
+//! `docs/adr/0002-distribution-protocol.md` argues for the protocol and walks through its failures.
+//!
+//! ```text
+//! core      objects ─► index ─► log        facts, the records they mean, numbers and differences
+//!                      quarantine          released addresses and who has to forget them
+//!           hub                            all of it behind one lock, and the connected agents
+//! drivers   watch      Nodes, Pods, AgentInfos ─► facts         (3 tasks, end with the token)
+//!           cluster    TokenReviews, looks at what is doubtful;  auth remembers verdicts
+//!           service, session               one task per stream, ends with it
+//!           tls        accepts connections (1 task) and reloads the certificate (1 task)
+//!           taint, info                    write to the API     (1 task each)
+//! wiring    reign      the election, as streams see it          (1 task)
+//!           run        starts and ends all of the above
+//! ```
+//!
+//! Invariants:
+//!
+//! - Only the leader serves, and it stops at its lease's deadline. Numbers an agent sees never
+//!   fall: a leader whose epoch is not above an agent's number first writes a higher one.
+//! - A record is removed from an agent on evidence only: the watch saw the object go, or a read of
+//!   the API server just now did not find it.
+//! - Nothing is queued per agent: what it lacks is computed when it can be sent.
+//! - A stream serves the node its token is bound to and no other.
+//! - Nothing is kept that a restart would lose: everything is computed from the API server and from
+//!   what agents say when they connect.
+//!
+//! RBAC it needs: nodes get/list/watch/patch, pods get/list/watch, agentinfos get/list/watch,
+//! controllerinfos get/list/create/patch/delete and controllerinfos/status patch, tokenreviews
+//! create; in its own namespace leases get/create/update.
+
+mod api;
+mod args;
+mod auth;
+mod cluster;
+mod hub;
+mod index;
+mod info;
+mod log;
+mod metrics;
+mod objects;
+mod quarantine;
+mod reign;
+mod run;
+mod service;
+mod session;
+mod taint;
+mod tls;
+mod watch;
+
+#[cfg(test)]
+mod fake;
+#[cfg(test)]
+mod stream_tests;
+
+pub use args::Args;
+pub use run::{run, run_until};

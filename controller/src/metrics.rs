@@ -1,0 +1,145 @@
+//! Metrics.
+
+use std::sync::atomic::AtomicU64;
+
+use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
+
+use crate::hub::Figures;
+
+/// How a token was judged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
+pub enum Review {
+    /// The agent's, bound to a node.
+    Accepted,
+    /// Not valid, or someone else's.
+    Refused,
+    /// The API server could not be asked.
+    Unavailable,
+    /// Valid, but for another node than the stream's.
+    Stolen,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ReviewLabels {
+    result: Review,
+}
+
+/// What is counted. Clones share the counters.
+#[derive(Debug, Clone, Default)]
+pub struct Metrics {
+    /// Batches sent to agents.
+    pub batches: Counter,
+    /// Records and removals sent to agents.
+    pub records_sent: Counter,
+    /// Changes read from watches.
+    pub events: Counter,
+    /// Startup taints removed.
+    pub untainted: Counter,
+    reviews: Family<ReviewLabels, Counter>,
+    leader: Gauge,
+    epoch: Gauge<u64, AtomicU64>,
+    sequence: Gauge<u64, AtomicU64>,
+    connected: Gauge,
+    behind: Gauge,
+    failing: Gauge,
+    records: Gauge,
+    nodes: Gauge,
+    pods: Gauge,
+    addresses: Gauge,
+    quarantined: Gauge,
+}
+
+fn gauge(value: usize) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}
+
+impl Metrics {
+    /// Registers everything under `carrick_controller_`.
+    pub fn register(&self, registry: &mut Registry) {
+        let r = registry.sub_registry_with_prefix("carrick_controller");
+        r.register(
+            "batches_sent",
+            "Batches sent to agents",
+            self.batches.clone(),
+        );
+        r.register(
+            "records_sent",
+            "Records and removals sent to agents",
+            self.records_sent.clone(),
+        );
+        r.register(
+            "watch_events",
+            "Changes read from watches",
+            self.events.clone(),
+        );
+        r.register(
+            "startup_taints_removed",
+            "Startup taints removed from nodes",
+            self.untainted.clone(),
+        );
+        r.register(
+            "token_checks",
+            "Tokens of agents by how they were judged",
+            self.reviews.clone(),
+        );
+        r.register("leader", "1 while this replica leads", self.leader.clone());
+        r.register("epoch", "Epoch of the log", self.epoch.clone());
+        r.register("sequence", "Sequence of the log", self.sequence.clone());
+        r.register(
+            "agents_connected",
+            "Agents with a stream to this replica",
+            self.connected.clone(),
+        );
+        r.register(
+            "agents_behind",
+            "Connected agents that have not acknowledged the newest number",
+            self.behind.clone(),
+        );
+        r.register(
+            "agents_failing",
+            "Connected agents that could not program a batch",
+            self.failing.clone(),
+        );
+        r.register(
+            "records",
+            "Records in the log over all nodes",
+            self.records.clone(),
+        );
+        r.register("nodes", "Nodes known", self.nodes.clone());
+        r.register("pods", "Pods with a record", self.pods.clone());
+        r.register(
+            "pod_addresses",
+            "Addresses that pods hold by their agents' reports",
+            self.addresses.clone(),
+        );
+        r.register(
+            "quarantined_addresses",
+            "Released addresses that wait for other nodes",
+            self.quarantined.clone(),
+        );
+    }
+
+    /// Counts a token.
+    pub fn review(&self, result: Review) {
+        self.reviews.get_or_create(&ReviewLabels { result }).inc();
+    }
+
+    /// Shows the hub's numbers.
+    pub fn show(&self, figures: &Figures, leader: bool) {
+        self.leader.set(i64::from(leader));
+        self.epoch.set(figures.number.epoch());
+        self.sequence.set(figures.number.sequence());
+        self.connected.set(gauge(figures.connected));
+        self.behind.set(gauge(figures.behind));
+        self.failing.set(gauge(figures.failing));
+        self.records.set(gauge(figures.records));
+        self.nodes.set(gauge(figures.nodes));
+        self.pods.set(gauge(figures.pods));
+        self.addresses.set(gauge(figures.addresses));
+        self.quarantined.set(gauge(figures.quarantined));
+    }
+}

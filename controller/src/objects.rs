@@ -1,0 +1,77 @@
+//! What the controller takes from Kubernetes objects: plain facts, a fraction of an object's size.
+
+use std::net::IpAddr;
+
+use carrick_proto::{NodeName, PodUid};
+use ipnet::IpNet;
+
+/// A Node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeObject {
+    /// Its name.
+    pub name: NodeName,
+    /// UID of this registration.
+    pub uid: String,
+    /// When it was registered, in seconds since 1970: earlier registrations win a contested CIDR.
+    pub created: i64,
+    /// What its pods get their addresses from.
+    pub pod_cidrs: Vec<IpNet>,
+    /// A pod CIDR that does not parse, as it was written.
+    pub bad_cidr: Option<String>,
+    /// InternalIP addresses in the order of the status.
+    pub addresses: Vec<IpAddr>,
+    /// The startup taint is on it.
+    pub tainted: bool,
+}
+
+/// Whether a pod gets a record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PodNetwork {
+    /// It has, or will have, a port on its node's bridge.
+    Attached,
+    /// It uses its node's network, or its containers are done: no record.
+    Detached,
+}
+
+/// A Pod that is bound to a node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PodObject {
+    /// UID of the object.
+    pub uid: PodUid,
+    /// The UID the container runtime tells the CNI: the object's, but a static pod's is the hash of
+    /// its configuration.
+    pub runtime_uid: PodUid,
+    /// When it was created, in seconds since 1970.
+    pub created: i64,
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// Where it runs.
+    pub node: NodeName,
+    /// Whether it gets a record.
+    pub network: PodNetwork,
+}
+
+/// One change of what is known of the cluster.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// A Node is there or has changed.
+    Node(NodeObject),
+    /// A Node is gone.
+    NodeGone(NodeName),
+    /// All Nodes there are (a watch began anew).
+    Nodes(Vec<NodeObject>),
+    /// A Pod is there or has changed.
+    Pod(PodObject),
+    /// A Pod is gone, or is bound to no node.
+    PodGone(PodUid),
+    /// All Pods there are.
+    Pods(Vec<PodObject>),
+    /// Tunnel endpoints in a node's `AgentInfo`.
+    Info(NodeName, Vec<IpAddr>),
+    /// A node's `AgentInfo` is gone.
+    InfoGone(NodeName),
+    /// All `AgentInfo`s there are.
+    Infos(Vec<(NodeName, Vec<IpAddr>)>),
+}

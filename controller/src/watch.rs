@@ -1,0 +1,376 @@
+//! Watches of Nodes, Pods and AgentInfos, boiled down to facts.
+//!
+//! Each kind is one task: list (streamed where the server can), then changes, again from the start
+//! when the server says so. Every listing is consistent (no resourceVersion), so a listing never
+//! goes back in time. Objects are dropped as soon as their facts are taken.
+
+use std::fmt::Debug;
+use std::time::Duration;
+
+use carrick_api::AgentInfo;
+use carrick_proto::{NodeName, PodUid, limits, parse_address, parse_cidr};
+use futures::{StreamExt, TryStreamExt};
+use k8s_openapi::api::core::v1::{Node, Pod};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::api::WatchParams;
+use kube::runtime::WatchStreamExt;
+use kube::runtime::watcher::{self, Event as Watched, watcher};
+use kube::{Api, Client, Resource};
+use serde::de::DeserializeOwned;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, warn};
+
+use crate::objects::{Event, NodeObject, PodNetwork, PodObject};
+
+/// Pods that are done are not watched: their going looks like a deletion.
+pub const POD_FIELDS: &str = "status.phase!=Succeeded,status.phase!=Failed";
+/// Objects per page where lists are not streamed.
+const PAGE: u32 = 500;
+/// How long the question whether lists are streamed may take.
+const PROBE: Duration = Duration::from_secs(10);
+/// Mirror pods (of static pods) say so.
+const MIRROR_ANNOTATION: &str = "kubernetes.io/config.mirror";
+/// The UID the container runtime is told for a static pod.
+const HASH_ANNOTATION: &str = "kubernetes.io/config.hash";
+
+/// How a server answers a first list.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Listing {
+    /// As a stream that begins with what there is (KEP-3157).
+    Streamed,
+    /// Page by page.
+    Paged,
+}
+
+/// Asks whether the API server streams lists.
+pub async fn probe_listing(client: &Client) -> Listing {
+    let nodes: Api<Node> = Api::all(client.clone());
+    let params = WatchParams::streaming_lists().timeout(1);
+    let ask = async {
+        let stream = nodes.watch_metadata(&params, "").await?;
+        // A server that cannot says so in the first answer.
+        futures::pin_mut!(stream);
+        stream.try_next().await
+    };
+    match tokio::time::timeout(PROBE, ask).await {
+        Ok(Ok(Some(event))) if !matches!(event, kube::api::WatchEvent::Error(_)) => {
+            Listing::Streamed
+        }
+        Ok(answer) => {
+            debug!(?answer, "lists are read page by page");
+            Listing::Paged
+        }
+        Err(_) => Listing::Paged,
+    }
+}
+
+fn config(listing: Listing) -> watcher::Config {
+    match listing {
+        Listing::Streamed => watcher::Config::default().streaming_lists(),
+        Listing::Paged => watcher::Config::default().page_size(PAGE),
+    }
+}
+
+/// Watches Nodes; `taint` is the key of the startup taint.
+pub async fn nodes(
+    client: Client,
+    listing: Listing,
+    taint: Option<String>,
+    out: mpsc::Sender<Event>,
+    stop: CancellationToken,
+) {
+    let extract = |node: &Node| node_object(node, taint.as_deref());
+    let pass = Pass {
+        extract,
+        is: Event::Node,
+        gone: |node: &Node| Some(Event::NodeGone(name_of(node.meta())?)),
+        all: Event::Nodes,
+    };
+    run(Api::all(client), config(listing), pass, out, stop).await;
+}
+
+/// Watches Pods that are not done.
+pub async fn pods(
+    client: Client,
+    listing: Listing,
+    out: mpsc::Sender<Event>,
+    stop: CancellationToken,
+) {
+    let pass = Pass {
+        extract: pod_object,
+        is: Event::Pod,
+        gone: |pod: &Pod| Some(Event::PodGone(uid_of(pod.meta())?)),
+        all: Event::Pods,
+    };
+    run(
+        Api::all(client),
+        config(listing).fields(POD_FIELDS),
+        pass,
+        out,
+        stop,
+    )
+    .await;
+}
+
+/// Watches AgentInfos.
+pub async fn infos(
+    client: Client,
+    listing: Listing,
+    out: mpsc::Sender<Event>,
+    stop: CancellationToken,
+) {
+    let pass = Pass {
+        extract: info_endpoints,
+        is: |(name, endpoints)| Event::Info(name, endpoints),
+        gone: |info: &AgentInfo| Some(Event::InfoGone(name_of(info.meta())?)),
+        all: Event::Infos,
+    };
+    run(Api::all(client), config(listing), pass, out, stop).await;
+}
+
+/// How one kind becomes events.
+struct Pass<X, I, G, A> {
+    /// The facts; `None` when the object has none that matter.
+    extract: X,
+    /// It is so.
+    is: I,
+    /// It is gone, or has no facts.
+    gone: G,
+    /// It is all there is.
+    all: A,
+}
+
+async fn run<K, T, X, I, G, A>(
+    api: Api<K>,
+    config: watcher::Config,
+    pass: Pass<X, I, G, A>,
+    out: mpsc::Sender<Event>,
+    stop: CancellationToken,
+) where
+    K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + 'static,
+    X: Fn(&K) -> Option<T>,
+    I: Fn(T) -> Event,
+    G: Fn(&K) -> Option<Event>,
+    A: Fn(Vec<T>) -> Event,
+{
+    let kind = K::kind(&());
+    let stream = watcher(api, config).default_backoff();
+    futures::pin_mut!(stream);
+    let mut listed = Vec::new();
+    loop {
+        let next = tokio::select! {
+            () = stop.cancelled() => return,
+            next = stream.next() => next,
+        };
+        let event = match next {
+            None => return,
+            Some(Err(error)) => {
+                warn!(%kind, %error, "a watch failed and is tried again");
+                continue;
+            }
+            Some(Ok(event)) => event,
+        };
+        let event = match event {
+            Watched::Init => {
+                listed.clear();
+                continue;
+            }
+            Watched::InitApply(object) => {
+                listed.extend((pass.extract)(&object));
+                continue;
+            }
+            Watched::InitDone => Some((pass.all)(std::mem::take(&mut listed))),
+            Watched::Apply(object) => match (pass.extract)(&object) {
+                Some(facts) => Some((pass.is)(facts)),
+                None => (pass.gone)(&object),
+            },
+            Watched::Delete(object) => (pass.gone)(&object),
+        };
+        if let Some(event) = event
+            && out.send(event).await.is_err()
+        {
+            return;
+        }
+    }
+}
+
+fn name_of(meta: &ObjectMeta) -> Option<NodeName> {
+    meta.name
+        .as_deref()
+        .and_then(|name| NodeName::new(name).ok())
+}
+
+fn uid_of(meta: &ObjectMeta) -> Option<PodUid> {
+    meta.uid.as_deref().and_then(|uid| PodUid::new(uid).ok())
+}
+
+fn created(meta: &ObjectMeta) -> i64 {
+    meta.creation_timestamp
+        .as_ref()
+        .map_or(0, |time| time.0.as_second())
+}
+
+/// The facts of a Node.
+#[must_use]
+pub fn node_object(node: &Node, taint: Option<&str>) -> Option<NodeObject> {
+    let name = name_of(&node.metadata)?;
+    let spec = node.spec.clone().unwrap_or_default();
+    let texts = spec
+        .pod_cidrs
+        .unwrap_or_else(|| spec.pod_cidr.into_iter().collect());
+    let mut pod_cidrs = Vec::new();
+    let mut bad_cidr = None;
+    for text in texts.iter().take(limits::ADDRESSES) {
+        match parse_cidr("podCIDRs", text) {
+            Ok(cidr) => pod_cidrs.push(cidr),
+            Err(_) => bad_cidr = Some(text.chars().take(80).collect()),
+        }
+    }
+    let addresses = node
+        .status
+        .iter()
+        .flat_map(|status| status.addresses.iter().flatten())
+        .filter(|address| address.type_ == "InternalIP")
+        .filter_map(|address| parse_address("addresses", &address.address).ok())
+        .take(limits::ADDRESSES)
+        .collect();
+    let tainted =
+        taint.is_some_and(|key| spec.taints.iter().flatten().any(|taint| taint.key == key));
+    Some(NodeObject {
+        name,
+        uid: node.metadata.uid.clone().unwrap_or_default(),
+        created: created(&node.metadata),
+        pod_cidrs,
+        bad_cidr,
+        addresses,
+        tainted,
+    })
+}
+
+/// The facts of a Pod that is bound to a node.
+#[must_use]
+pub fn pod_object(pod: &Pod) -> Option<PodObject> {
+    let spec = pod.spec.as_ref()?;
+    let node = NodeName::new(spec.node_name.as_deref()?).ok()?;
+    let uid = uid_of(&pod.metadata)?;
+    let phase = pod
+        .status
+        .as_ref()
+        .and_then(|status| status.phase.as_deref());
+    let detached = spec.host_network == Some(true) || matches!(phase, Some("Succeeded" | "Failed"));
+    let annotation = |name: &str| {
+        pod.metadata
+            .annotations
+            .as_ref()
+            .and_then(|annotations| annotations.get(name))
+    };
+    let runtime_uid = annotation(MIRROR_ANNOTATION)
+        .and_then(|_| annotation(HASH_ANNOTATION))
+        .and_then(|hash| PodUid::new(hash).ok())
+        .unwrap_or_else(|| uid.clone());
+    Some(PodObject {
+        uid,
+        runtime_uid,
+        created: created(&pod.metadata),
+        namespace: pod.metadata.namespace.clone().unwrap_or_default(),
+        name: pod.metadata.name.clone().unwrap_or_default(),
+        node,
+        network: if detached {
+            PodNetwork::Detached
+        } else {
+            PodNetwork::Attached
+        },
+    })
+}
+
+fn info_endpoints(info: &AgentInfo) -> Option<(NodeName, Vec<std::net::IpAddr>)> {
+    let name = name_of(&info.metadata)?;
+    let endpoints = info
+        .status
+        .iter()
+        .flat_map(|status| &status.tunnel_endpoints)
+        .filter_map(|text| parse_address("tunnelEndpoints", text).ok())
+        .filter(|address| !address.is_loopback())
+        .take(limits::ADDRESSES)
+        .collect();
+    Some((name, endpoints))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn pod(spec: &serde_json::Value, meta: &serde_json::Value, phase: &str) -> Option<PodObject> {
+        let mut metadata = json!({"name": "p", "namespace": "n", "uid": "u1"});
+        if let (Some(all), Some(more)) = (metadata.as_object_mut(), meta.as_object()) {
+            all.extend(more.clone());
+        }
+        let pod: Pod = serde_json::from_value(json!({
+            "metadata": metadata, "spec": spec, "status": {"phase": phase},
+        }))
+        .unwrap();
+        pod_object(&pod)
+    }
+
+    #[test]
+    fn pods_without_a_node_have_no_facts() {
+        assert_eq!(pod(&json!({"containers": []}), &json!({}), "Pending"), None);
+    }
+
+    #[test]
+    fn host_network_and_terminal_pods_are_detached() {
+        let network = |spec, phase| pod(spec, &json!({}), phase).unwrap().network;
+        let plain = json!({"containers": [], "nodeName": "a"});
+        assert_eq!(network(&plain, "Running"), PodNetwork::Attached);
+        assert_eq!(network(&plain, "Succeeded"), PodNetwork::Detached);
+        assert_eq!(network(&plain, "Failed"), PodNetwork::Detached);
+        let host = json!({"containers": [], "nodeName": "a", "hostNetwork": true});
+        assert_eq!(network(&host, "Running"), PodNetwork::Detached);
+    }
+
+    #[test]
+    fn a_static_pod_has_the_uid_the_runtime_is_told() {
+        let spec = json!({"containers": [], "nodeName": "a"});
+        let mirror = json!({"annotations": {
+            "kubernetes.io/config.mirror": "h", "kubernetes.io/config.hash": "h",
+        }});
+        assert_eq!(
+            pod(&spec, &mirror, "Running").unwrap().runtime_uid.as_str(),
+            "h"
+        );
+        let not_mirror = json!({"annotations": {"kubernetes.io/config.hash": "h"}});
+        assert_eq!(
+            pod(&spec, &not_mirror, "Running")
+                .unwrap()
+                .runtime_uid
+                .as_str(),
+            "u1"
+        );
+    }
+
+    #[test]
+    fn a_node_gives_its_cidrs_addresses_and_taint() {
+        let node: Node = serde_json::from_value(json!({
+            "metadata": {"name": "a", "uid": "u", "creationTimestamp": "2026-01-01T00:00:00Z"},
+            "spec": {
+                "podCIDR": "10.0.0.0/24", "podCIDRs": ["10.0.0.0/24", "fd00::1/64"],
+                "taints": [{"key": "carrick.dev/agent-not-ready", "effect": "NoSchedule"}],
+            },
+            "status": {"addresses": [
+                {"type": "Hostname", "address": "a"},
+                {"type": "InternalIP", "address": "192.0.2.1"},
+                {"type": "InternalIP", "address": "nonsense"},
+            ]},
+        }))
+        .unwrap();
+        let facts = node_object(&node, Some("carrick.dev/agent-not-ready")).unwrap();
+        assert_eq!(facts.pod_cidrs.len(), 1);
+        assert_eq!(facts.bad_cidr.as_deref(), Some("fd00::1/64"));
+        assert_eq!(facts.addresses.len(), 1);
+        assert!(facts.tainted);
+        assert!(!node_object(&node, Some("other")).unwrap().tainted);
+        assert!(!node_object(&node, None).unwrap().tainted);
+    }
+}

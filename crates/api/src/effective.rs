@@ -1,0 +1,100 @@
+//! The effective configuration: a `Networking` with every default filled in, as the operator
+//! hands it to controller, agents and switches (ConfigMap `carrick-config`, key `config.json`).
+
+use ipnet::IpNet;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// What every part of the network runs by. Unknown fields are tolerated: a newer operator may
+/// write what an older agent does not know yet.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct EffectiveConfig {
+    /// The API server without any Service proxy in between.
+    pub api_server: Endpoint,
+    /// How packets travel.
+    pub traffic: Traffic,
+    /// Which datapath Open vSwitch uses.
+    pub datapath: DatapathType,
+    /// Where CNI files go on the host.
+    pub cni: Cni,
+    /// The taint that keeps pods away until the agent is ready.
+    pub startup_taint: Option<String>,
+    /// Ranges of ClusterIPs: no pod CIDR may overlap them. Empty when the cluster does not tell.
+    pub service_cidrs: Vec<IpNet>,
+    /// A `tracing` level: error, warn, info, debug or trace.
+    pub log_level: String,
+}
+
+/// A host (name or address, no brackets) and a port.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Endpoint {
+    /// DNS name or address.
+    pub host: String,
+    /// TCP port.
+    pub port: u16,
+}
+
+/// How packets travel between nodes and out of the cluster.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Traffic {
+    /// Encapsulation mode.
+    pub mode: TrafficMode,
+    /// Tunnel protocol in modes that have one.
+    pub tunnel_protocol: TunnelProtocol,
+    /// Pod MTU in bytes; 0 = the transport interface's MTU less the encapsulation.
+    pub mtu: u16,
+    /// Interface that carries tunnels; empty = the one that holds the node's InternalIP.
+    pub transport_interface: String,
+    /// Source NAT for pod traffic that leaves the cluster.
+    pub snat: SnatMode,
+}
+
+/// `traffic.mode`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum TrafficMode {
+    /// Every packet between nodes is encapsulated.
+    Encap,
+}
+
+/// `traffic.tunnel.protocol`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum TunnelProtocol {
+    /// RFC 8926, UDP port 6081.
+    Geneve,
+}
+
+/// `traffic.snat.mode`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum SnatMode {
+    /// Masquerade what leaves the cluster.
+    Auto,
+    /// Leave sources alone.
+    Disabled,
+}
+
+/// `datapath.type`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum DatapathType {
+    /// Kernel where the openvswitch module loads; otherwise a condition with the mend.
+    Auto,
+    /// The kernel datapath (`system`).
+    Kernel,
+    /// The userspace datapath (`netdev`); needs a transport interface.
+    Userspace,
+}
+
+/// Host paths of CNI.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Cni {
+    /// Directory of plugin binaries on the host.
+    pub bin_dir: String,
+    /// Directory of network configurations on the host.
+    pub conf_dir: String,
+    /// File name of our configuration list in it.
+    pub conf_file: String,
+    /// Set other networks' files aside (renamed, given back on removal).
+    pub exclusive: bool,
+}

@@ -1,0 +1,18 @@
+//! The custom resources of carrick.dev, their defaults and validation, and what more than one
+//! part must agree on: names, ports, paths and the effective configuration.
+//!
+//! Pure: no client, no clock, no environment.
+
+pub mod agentinfo;
+pub mod controllerinfo;
+pub mod crd;
+pub mod effective;
+pub mod names;
+pub mod networking;
+pub mod status;
+
+pub use agentinfo::{AgentInfo, AgentInfoSpec, AgentInfoStatus};
+pub use controllerinfo::{ControllerInfo, ControllerInfoSpec, ControllerInfoStatus};
+pub use crd::{crd_yaml, crds};
+pub use networking::{Networking, NetworkingSpec};
+pub use status::NetworkingStatus;

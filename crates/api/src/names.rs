@@ -1,0 +1,100 @@
+//! Names, ports and paths that more than one part must agree on.
+
+/// The API group of every Carrick resource.
+pub const GROUP: &str = "carrick.dev";
+/// The one name a `Networking` may have.
+pub const NETWORKING_NAME: &str = "default";
+/// The field manager of everything the operator applies.
+pub const OPERATOR_FIELD_MANAGER: &str = "carrick-operator";
+/// Finalizer that keeps a `Networking` until its nodes are clean.
+pub const FINALIZER: &str = "carrick.dev/network";
+
+/// Objects the operator makes, in its own namespace.
+pub mod object {
+    /// Deployment, ServiceAccount and Lease of the controller; also the name in its TLS certificate.
+    pub const CONTROLLER: &str = "carrick-controller";
+    /// DaemonSet and ServiceAccount of the agent.
+    pub const AGENT: &str = "carrick-agent";
+    /// DaemonSet and ServiceAccount of the switch.
+    pub const SWITCH: &str = "carrick-ovs";
+    /// Deployment, ServiceAccount and Lease of the operator (made by the chart).
+    pub const OPERATOR: &str = "carrick-operator";
+    /// ConfigMap with the effective configuration, key `config.json`.
+    pub const CONFIG: &str = "carrick-config";
+    /// ConfigMap with the CA bundle agents trust, key `ca.crt`.
+    pub const CA_BUNDLE: &str = "carrick-ca-bundle";
+    /// Secret with the CA certificate and key (operator only).
+    pub const CA: &str = "carrick-ca";
+    /// Secret with the controller's serving certificate, keys `tls.crt` and `tls.key`.
+    pub const CONTROLLER_TLS: &str = "carrick-controller-tls";
+    /// Headless Service of the controller; agents read its EndpointSlices, never its address.
+    pub const CONTROLLER_SERVICE: &str = "carrick-controller";
+    /// Secret with the last applied effective spec.
+    pub const LAST_APPLIED: &str = "carrick-last-applied";
+}
+
+/// Audience of the agents' ServiceAccount tokens.
+pub const TOKEN_AUDIENCE: &str = "carrick-controller";
+
+/// TCP ports on the host network.
+pub mod port {
+    /// Controller: gRPC for agents, TLS.
+    pub const CONTROLLER_GRPC: u16 = 11250;
+    /// Controller: health, metrics and read API; loopback plus the node address for probes.
+    pub const CONTROLLER_HTTP: u16 = 11251;
+    /// Agent: health, metrics and read API, loopback only.
+    pub const AGENT_HTTP: u16 = 11252;
+    /// Switch supervisor: health, loopback only.
+    pub const SWITCH_HTTP: u16 = 11253;
+    /// Operator: health and metrics.
+    pub const OPERATOR_HTTP: u16 = 11254;
+}
+
+/// Paths inside the operands' containers; host paths are the same unless said otherwise.
+pub mod path {
+    /// The effective configuration (a ConfigMap mount).
+    pub const CONFIG_FILE: &str = "/etc/carrick/config.json";
+    /// The CA bundle (a ConfigMap mount).
+    pub const CA_BUNDLE_FILE: &str = "/etc/carrick/ca/ca.crt";
+    /// The agent's token for the controller (a projected volume).
+    pub const TOKEN_FILE: &str = "/var/run/secrets/carrick/token";
+    /// The controller's serving certificate (a Secret mount).
+    pub const CONTROLLER_TLS_DIR: &str = "/etc/carrick/tls";
+    /// State that outlives reboots: addresses, ledger, journal.
+    pub const STATE_DIR: &str = "/var/lib/carrick";
+    /// State of this boot (tmpfs on the host), shared by agent and switch.
+    pub const RUN_DIR: &str = "/run/carrick";
+    /// The agent's last commit, replayed by the switch supervisor.
+    pub const COMMIT_FILE: &str = "/run/carrick/commit.json";
+    /// Open vSwitch's run directory: `db.sock`, `br-int.mgmt`, pid files.
+    pub const OVS_RUN_DIR: &str = "/run/carrick/openvswitch";
+    /// Where carrick-cni finds the agent.
+    pub const CNI_SOCKET: &str = "/run/carrick/cni.sock";
+    /// The agent's read-only HTTP API.
+    pub const AGENT_SOCKET: &str = "/run/carrick/agent.sock";
+    /// The host's `/opt/cni/bin` (or the provider's) inside the agent's container.
+    pub const HOST_CNI_BIN: &str = "/host/cni/bin";
+    /// The host's `/etc/cni/net.d` (or the provider's) inside the agent's container.
+    pub const HOST_CNI_CONF: &str = "/host/cni/conf";
+    /// The host's `/proc/sys/net`, writable, inside the agent's container.
+    pub const HOST_PROC_SYS_NET: &str = "/host/proc/sys/net";
+    /// The host's `/var/lib`, writable; in the container of `agent cleanup` only: a directory cannot
+    /// be removed from inside its own mount, so `STATE_DIR` goes by its parent.
+    pub const HOST_VAR_LIB: &str = "/host/var/lib";
+    /// The host's `/run`, writable; in the container of `agent cleanup` only, for `RUN_DIR`.
+    pub const HOST_RUN: &str = "/host/run";
+}
+
+/// Interfaces and bridges on a node.
+pub mod link {
+    /// The integration bridge.
+    pub const INTEGRATION_BRIDGE: &str = "br-int";
+    /// The transport bridge of the userspace datapath.
+    pub const TRANSPORT_BRIDGE: &str = "br-phy";
+    /// The gateway: the host's port on the integration bridge.
+    pub const GATEWAY: &str = "carrick-gw0";
+    /// The tunnel port on the integration bridge.
+    pub const TUNNEL: &str = "carrick-tun0";
+    /// Prefix of the host side of pods' veth pairs.
+    pub const POD_PREFIX: &str = "car";
+}

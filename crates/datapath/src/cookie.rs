@@ -1,0 +1,95 @@
+//! Cookies: which object a flow belongs to.
+//!
+//! A cookie is stable: it names the kind and the id of the object and nothing that a restart
+//! changes. Layout, from the highest bit: 8 bits kind, 24 bits zero (kept for classes within a
+//! kind), 32 bits id of the object in the [`IdLedger`](crate::ledger::IdLedger).
+
+/// What kind of object a flow was made for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(u8)]
+pub enum Kind {
+    /// The pipeline itself: miss flows, gateway, tunnel. Object id 0.
+    Pipeline = 0x01,
+    /// Another node: routes to its pods.
+    Peer = 0x02,
+    /// A pod of this node.
+    Pod = 0x03,
+}
+
+impl Kind {
+    /// Every kind.
+    pub const ALL: [Self; 3] = [Self::Pipeline, Self::Peer, Self::Pod];
+
+    /// The kind of a cookie's highest byte, if it is one of ours.
+    pub fn from_byte(byte: u8) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| *kind as u8 == byte)
+    }
+
+    /// A short name for people.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Pipeline => "pipeline",
+            Self::Peer => "peer",
+            Self::Pod => "pod",
+        }
+    }
+}
+
+/// A flow's cookie, taken apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct CookieParts {
+    /// Kind of the object.
+    pub kind: Kind,
+    /// Its id in the ledger; 0 for [`Kind::Pipeline`].
+    pub object: u32,
+}
+
+impl CookieParts {
+    /// Cookie of the pipeline's own flows.
+    pub const PIPELINE: Self = Self {
+        kind: Kind::Pipeline,
+        object: 0,
+    };
+
+    /// The 64 bits as the switch holds them.
+    pub const fn to_bits(self) -> u64 {
+        ((self.kind as u64) << 56) | self.object as u64
+    }
+
+    /// Takes the switch's 64 bits apart; `None` when no build of ours made them.
+    pub fn from_bits(bits: u64) -> Option<Self> {
+        if bits >> 32 & 0x00ff_ffff != 0 {
+            return None;
+        }
+        let [kind, ..] = bits.to_be_bytes();
+        let object = u32::try_from(bits & u64::from(u32::MAX)).ok()?;
+        Some(Self {
+            kind: Kind::from_byte(kind)?,
+            object,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bits_and_parts_are_one_to_one() {
+        for kind in Kind::ALL {
+            let parts = CookieParts {
+                kind,
+                object: 0xdead_beef,
+            };
+            assert_eq!(CookieParts::from_bits(parts.to_bits()), Some(parts));
+        }
+        assert_eq!(CookieParts::PIPELINE.to_bits(), 0x0100_0000_0000_0000);
+    }
+
+    #[test]
+    fn foreign_cookies_are_told_apart() {
+        for bits in [0, 1, 0xff00_0000_0000_0001, 0x0300_0001_0000_0001, u64::MAX] {
+            assert_eq!(CookieParts::from_bits(bits), None, "{bits:#x}");
+        }
+    }
+}

@@ -1,0 +1,307 @@
+//! What the host's own network stack must hold so that it reaches pods and pods reach the world:
+//! addresses and routes of the gateway, sysctls and our nftables tables, as plain data.
+//!
+//! Everything is routed: the host sees all pods, its own and its peers', behind *one* virtual next
+//! hop per family on the gateway link, with a permanent neighbour entry. It so sends no ARP and no
+//! neighbour solicitation for pods. `src` of the routes matters: a remote pod's answer must come
+//! back through the tunnel.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use ipnet::IpNet;
+
+use crate::state::{MacAddr, NodeState, VIRTUAL_MAC};
+
+/// The virtual next hop of IPv4 routes to pods.
+pub const NEXT_HOP_V4: Ipv4Addr = Ipv4Addr::new(169, 254, 77, 1);
+/// The virtual next hop of IPv6 routes to pods.
+pub const NEXT_HOP_V6: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0x77, 1);
+/// UDP port of Geneve (RFC 8926 §3.3).
+pub const GENEVE_PORT: u16 = 6081;
+/// Table in family `inet` that holds every rule of ours.
+pub const INET_TABLE: &str = "carrick";
+/// Table in family `netdev`, on the userspace datapath only.
+pub const NETDEV_TABLE: &str = "carrick";
+
+/// Whether traffic that leaves the cluster gets the node's address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Snat {
+    /// Masquerade it.
+    Masquerade,
+    /// Leave sources alone.
+    Off,
+}
+
+/// What the host's desired state is made from, beside the [`NodeState`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HostInput<'a> {
+    /// Name of the gateway link.
+    pub gateway_link: &'a str,
+    /// Source NAT for what leaves the cluster.
+    pub snat: Snat,
+    /// Links whose frames only Open vSwitch may see: pods' host ends and, inside `br-phy`, the
+    /// transport NIC. Empty on the kernel datapath, which takes frames before the stack.
+    pub hidden_links: BTreeSet<String>,
+    /// More chains for table `inet carrick` (port mappings), each a whole `chain … { … }`.
+    pub more_chains: &'a str,
+}
+
+/// A route of the main table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct HostRoute {
+    /// Where to.
+    pub destination: IpNet,
+    /// The virtual next hop, `onlink`.
+    pub via: IpAddr,
+    /// Preferred source.
+    pub source: IpAddr,
+}
+
+/// A permanent neighbour entry on the gateway link.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct HostNeighbour {
+    /// The next hop.
+    pub address: IpAddr,
+    /// Its MAC address.
+    pub mac: MacAddr,
+}
+
+/// Family of an nftables table of ours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum NftFamily {
+    /// `inet`.
+    Inet,
+    /// `netdev`.
+    Netdev,
+}
+
+impl NftFamily {
+    /// The family's name in nft's language.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Inet => "inet",
+            Self::Netdev => "netdev",
+        }
+    }
+}
+
+/// An nftables table as it must be; applied as a whole, in one transaction.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NftTable {
+    /// Its family.
+    pub family: NftFamily,
+    /// Its name.
+    pub name: &'static str,
+    /// `table FAMILY NAME { … }`; `None` when it must not exist.
+    pub text: Option<String>,
+}
+
+/// The whole desired state of the host's stack.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HostDesired {
+    /// Addresses of the gateway link, `/32` and `/128`.
+    pub addresses: BTreeSet<IpNet>,
+    /// Permanent neighbours on the gateway link.
+    pub neighbours: BTreeSet<HostNeighbour>,
+    /// Routes through the gateway link.
+    pub routes: BTreeSet<HostRoute>,
+    /// Paths below `/proc/sys/net` and their values, applied before the gateway gets addresses.
+    pub sysctls: BTreeMap<String, String>,
+    /// nftables tables.
+    pub tables: Vec<NftTable>,
+}
+
+/// Renders what the host's stack must hold. Pure and deterministic.
+pub fn render_host(state: &NodeState, input: &HostInput<'_>) -> HostDesired {
+    let gateway = state.gateway.addresses;
+    let mut addresses = BTreeSet::new();
+    let mut neighbours = BTreeSet::new();
+    let mut routes = BTreeSet::new();
+    for own in gateway.iter() {
+        addresses.insert(IpNet::from(own));
+        neighbours.insert(HostNeighbour {
+            address: next_hop(own),
+            mac: VIRTUAL_MAC,
+        });
+    }
+    let peers = state
+        .peers
+        .values()
+        .filter(|peer| state.tunnel_destination(peer).is_some());
+    for cidr in state
+        .pod_cidrs
+        .iter()
+        .chain(peers.flat_map(|peer| &peer.pod_cidrs))
+    {
+        let source = match cidr {
+            IpNet::V4(_) => gateway.v4.map(IpAddr::V4),
+            IpNet::V6(_) => gateway.v6.map(IpAddr::V6),
+        };
+        if let Some(source) = source {
+            routes.insert(HostRoute {
+                destination: cidr.trunc(),
+                via: next_hop(source),
+                source,
+            });
+        }
+    }
+    HostDesired {
+        addresses,
+        neighbours,
+        routes,
+        sysctls: sysctls(state, input.gateway_link),
+        tables: vec![
+            NftTable {
+                family: NftFamily::Inet,
+                name: INET_TABLE,
+                text: Some(inet_table(state, input)),
+            },
+            NftTable {
+                family: NftFamily::Netdev,
+                name: NETDEV_TABLE,
+                text: netdev_table(&input.hidden_links),
+            },
+        ],
+    }
+}
+
+/// The virtual next hop of an address's family.
+pub const fn next_hop(family_of: IpAddr) -> IpAddr {
+    match family_of {
+        IpAddr::V4(_) => IpAddr::V4(NEXT_HOP_V4),
+        IpAddr::V6(_) => IpAddr::V6(NEXT_HOP_V6),
+    }
+}
+
+/// `addr_gen_mode=1` keeps link-local addresses off the gateway, `accept_dad=0` makes its address
+/// usable at once: duplicate detection could only ask the pods, who may not answer.
+fn sysctls(state: &NodeState, gateway_link: &str) -> BTreeMap<String, String> {
+    let mut sysctls = BTreeMap::new();
+    let mut set = |path: String, value: &str| {
+        sysctls.insert(path, value.to_owned());
+    };
+    if state.gateway.addresses.v4.is_some() {
+        set("ipv4/ip_forward".to_owned(), "1");
+    }
+    if state.gateway.addresses.v6.is_some() {
+        set("ipv6/conf/all/forwarding".to_owned(), "1");
+        for (name, value) in [
+            ("accept_ra", "0"),
+            ("addr_gen_mode", "1"),
+            ("accept_dad", "0"),
+        ] {
+            set(format!("ipv6/conf/{gateway_link}/{name}"), value);
+        }
+    }
+    sysctls
+}
+
+/// `table inet carrick`. Writing into a `String` cannot fail.
+fn inet_table(state: &NodeState, input: &HostInput<'_>) -> String {
+    let gw = input.gateway_link;
+    let own: Vec<IpNet> = state.pod_cidrs.iter().map(IpNet::trunc).collect();
+    let peers = state
+        .peers
+        .values()
+        .flat_map(|peer| peer.pod_cidrs.iter().map(IpNet::trunc));
+    let pods: BTreeSet<IpNet> = own.iter().copied().chain(peers).collect();
+    let mut text = format!("table inet {INET_TABLE} {{\n");
+    text.push_str(&set(
+        "pods4",
+        "ipv4_addr",
+        pods.iter().filter(|net| net.addr().is_ipv4()),
+    ));
+    text.push_str(&set(
+        "pods6",
+        "ipv6_addr",
+        pods.iter().filter(|net| net.addr().is_ipv6()),
+    ));
+    // Tunnel packets are not connections: tracking each costs, and their ports vary.
+    for (chain, hook) in [("raw-pre", "prerouting"), ("raw-out", "output")] {
+        let _ = write!(
+            text,
+            "  chain {chain} {{\n    type filter hook {hook} priority raw; policy accept;\n    \
+             udp dport {GENEVE_PORT} notrack\n  }}\n"
+        );
+    }
+    let _ = write!(
+        text,
+        "  chain forward {{\n    type filter hook forward priority filter; policy accept;\n    \
+         iifname \"{gw}\" accept\n    oifname \"{gw}\" accept\n  }}\n"
+    );
+    text.push_str(
+        "  chain postrouting {\n    type nat hook postrouting priority srcnat; policy accept;\n",
+    );
+    // What the host sends to pods from another of its addresses would be answered past the tunnel.
+    for own in state.gateway.addresses.iter() {
+        let family = nft_family(own.is_ipv4());
+        let _ = writeln!(
+            text,
+            "    oifname \"{gw}\" fib saddr type local {family} saddr != {own} masquerade"
+        );
+    }
+    if input.snat == Snat::Masquerade {
+        for cidr in &own {
+            let (family, set) = match cidr {
+                IpNet::V4(_) => ("ip", "pods4"),
+                IpNet::V6(_) => ("ip6", "pods6"),
+            };
+            let _ = writeln!(
+                text,
+                "    oifname != \"{gw}\" {family} saddr {cidr} {family} daddr != @{set} masquerade"
+            );
+        }
+    }
+    text.push_str("  }\n");
+    for line in input.more_chains.lines() {
+        let _ = writeln!(text, "  {line}");
+    }
+    text.push_str("}\n");
+    text
+}
+
+fn nft_family(is_v4: bool) -> &'static str {
+    if is_v4 { "ip" } else { "ip6" }
+}
+
+fn set<'a>(name: &str, of: &str, nets: impl Iterator<Item = &'a IpNet>) -> String {
+    let elements: Vec<String> = nets.map(ToString::to_string).collect();
+    let mut text = format!("  set {name} {{\n    type {of}\n    flags interval\n");
+    if !elements.is_empty() {
+        let _ = writeln!(text, "    elements = {{ {} }}", elements.join(", "));
+    }
+    text.push_str("  }\n");
+    text
+}
+
+/// `table netdev carrick`: the host's stack must not hear what pods send; with AF_PACKET it gets a
+/// copy of every frame otherwise, answers ARP with the veth's own MAC and routes around every rule
+/// of the pipeline. One chain per link: a chain holds at most 256 devices, and the kernel removes
+/// the chain when its link goes.
+fn netdev_table(links: &BTreeSet<String>) -> Option<String> {
+    if links.is_empty() {
+        return None;
+    }
+    let mut text = format!("table netdev {NETDEV_TABLE} {{\n");
+    for link in links {
+        let _ = write!(
+            text,
+            "  chain in-{link} {{\n    type filter hook ingress device \"{link}\" priority 0; \
+             policy drop;\n  }}\n"
+        );
+    }
+    text.push_str("}\n");
+    Some(text)
+}
+
+/// Whether a name can be a Linux link's and stands in nft's language without quoting tricks.
+pub fn is_link_name(name: &str) -> bool {
+    (1..=15).contains(&name.len())
+        && name
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
+        && name != "."
+        && name != ".."
+}

@@ -1,0 +1,135 @@
+//! From text to the types a switch is driven with, and back from a dump to ids.
+
+use std::collections::{BTreeMap, HashMap};
+
+use carrick_openflow::{Cookie, Flow, Group, Learned, Meter, ParseError, State};
+
+use crate::cookie::{CookieParts, Kind};
+use crate::ledger::IdLedger;
+use crate::render::{Desired, RenderError, render};
+use crate::state::NodeState;
+
+/// A line of the desired state is not what the switch takes.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the line {line:?} cannot be given to a switch")]
+pub struct LineError {
+    /// The line.
+    pub line: String,
+    /// Why.
+    #[source]
+    pub source: ParseError,
+}
+
+impl Desired {
+    /// The desired state in canonical form, ready for a difference.
+    ///
+    /// # Errors
+    /// A line does not parse.
+    pub fn to_switch(&self) -> Result<State, LineError> {
+        let flows = self.flows.iter().map(ToString::to_string);
+        from_lines(
+            flows,
+            self.groups.iter().cloned(),
+            self.meters.iter().cloned(),
+        )
+    }
+}
+
+/// Reads lines of a desired state or of a saved commit, in canonical form.
+///
+/// # Errors
+/// A line does not parse.
+pub fn from_lines(
+    flows: impl Iterator<Item = String>,
+    groups: impl Iterator<Item = String>,
+    meters: impl Iterator<Item = String>,
+) -> Result<State, LineError> {
+    fn parse<T: std::str::FromStr<Err = ParseError>>(line: String) -> Result<T, LineError> {
+        line.parse().map_err(|source| LineError { line, source })
+    }
+    let mut state = State {
+        flows: flows.map(parse::<Flow>).collect::<Result<_, _>>()?,
+        groups: groups.map(parse::<Group>).collect::<Result<_, _>>()?,
+        meters: meters.map(parse::<Meter>).collect::<Result<_, _>>()?,
+    };
+    state.canonicalize();
+    Ok(state)
+}
+
+/// Flows in the switch that the difference must not touch: none yet. Learned flows will have a
+/// table and a kind of cookie of their own.
+pub fn learned() -> Learned {
+    Learned::default()
+}
+
+/// Why ids could not be recovered.
+#[derive(Debug, thiserror::Error)]
+pub enum RecoverError {
+    /// The state cannot be rendered.
+    #[error(transparent)]
+    Render(#[from] RenderError),
+    /// What was rendered does not parse.
+    #[error(transparent)]
+    Line(#[from] LineError),
+}
+
+/// Gives objects that have no id in the ledger the one their flows in the switch carry, and keeps
+/// ids of unknown objects in the switch from being given to anybody. How many ids came back.
+///
+/// This is how a node whose ledger was lost goes on without changing a flow: an object's flows are
+/// found in the (canonical) dump by table, priority and match.
+///
+/// # Errors
+/// The state cannot be rendered.
+pub fn recover_ids(
+    state: &NodeState,
+    ledger: &mut IdLedger,
+    dumped: &State,
+) -> Result<usize, RecoverError> {
+    let owner = |cookie: Cookie| CookieParts::from_bits(cookie.0).filter(|parts| parts.object != 0);
+    for parts in dumped.flows.iter().filter_map(|flow| owner(flow.cookie)) {
+        ledger.reserve(parts.kind, parts.object);
+    }
+    let pods = state.pods.keys().map(|key| (Kind::Pod, key));
+    let peers = state.peers.keys().map(|key| (Kind::Peer, key));
+    let unknown: Vec<(Kind, &String)> = pods
+        .chain(peers)
+        .filter(|(kind, key)| ledger.get(*kind, key).is_none())
+        .collect();
+    if unknown.is_empty() {
+        return Ok(0);
+    }
+    let mut probe = ledger.clone();
+    let desired = render(state, &mut probe)?.to_switch()?;
+    let by_id: BTreeMap<CookieParts, &String> = unknown
+        .into_iter()
+        .filter_map(|(kind, key)| {
+            Some((
+                CookieParts {
+                    kind,
+                    object: probe.get(kind, key)?,
+                },
+                key,
+            ))
+        })
+        .collect();
+    let present: HashMap<_, _> = dumped
+        .flows
+        .iter()
+        .map(|flow| (flow.key(), flow.cookie))
+        .collect();
+    let mut recovered = 0;
+    for flow in &desired.flows {
+        let Some(wanted) = owner(flow.cookie) else {
+            continue;
+        };
+        let Some(key) = by_id.get(&wanted) else {
+            continue;
+        };
+        let found = present.get(&flow.key()).copied().and_then(owner);
+        if let Some(found) = found.filter(|found| found.kind == wanted.kind) {
+            recovered += usize::from(ledger.adopt(found.kind, key, found.object));
+        }
+    }
+    Ok(recovered)
+}

@@ -1,0 +1,257 @@
+//! nftables tables of ours, each replaced as a whole in one transaction, only when it differs.
+//!
+//! The kernel tells a table back in another form than it was given, so equality is on two texts:
+//! what was wanted last time, and how the kernel showed it right after. Both are kept in a file, so
+//! that a restart does not replace what is in place; without the file the table is replaced once.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::PathBuf;
+use std::process::{ExitStatus, Stdio};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use tokio::io::AsyncWriteExt;
+use tokio::process::Command;
+
+use crate::namespace::{Namespace, NamespaceError};
+
+/// How long one run of nft may take: it waits for others that hold the ruleset.
+const LIMIT: Duration = Duration::from_secs(30);
+/// How much of nft's complaint is kept.
+const MAX_COMPLAINT: usize = 2000;
+
+/// Why a table could not be made as desired.
+#[derive(Debug, thiserror::Error)]
+pub enum NftError {
+    /// `nft` could not be run.
+    #[error("running {}", program.display())]
+    Run {
+        /// The program.
+        program: PathBuf,
+        /// The system's answer.
+        #[source]
+        source: io::Error,
+    },
+    /// `nft` refused.
+    #[error("nft {operation} {family} {table}: {status}: {complaint}")]
+    Refused {
+        /// "list" or "replace".
+        operation: &'static str,
+        /// The table's family.
+        family: String,
+        /// The table's name.
+        table: String,
+        /// How nft ended.
+        status: ExitStatus,
+        /// What it said.
+        complaint: String,
+    },
+    /// Not a name nft would take.
+    #[error("{name:?} is not a name of a family or table")]
+    Name {
+        /// The name.
+        name: String,
+    },
+    /// The namespace could not be entered.
+    #[error("running nft")]
+    Namespace(#[from] NamespaceError),
+}
+
+/// What [`Nft::sync`] did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Applied {
+    /// The kernel had it already.
+    Unchanged,
+    /// The table was made or replaced.
+    Replaced,
+    /// The table was removed.
+    Removed,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Known {
+    desired: String,
+    listing: String,
+}
+
+/// The tables of one network namespace. One owner, so that runs do not overlap.
+#[derive(Debug)]
+pub struct Nft {
+    program: PathBuf,
+    namespace: Option<Namespace>,
+    memory: Option<PathBuf>,
+    known: BTreeMap<String, Known>,
+}
+
+impl Nft {
+    /// Tables of this process's namespace. `memory` is a file that lives as long as this boot (the
+    /// tables do not live longer): what it holds saves a replacement after a restart.
+    pub fn new(memory: Option<PathBuf>) -> Self {
+        let known = memory
+            .as_ref()
+            .and_then(|path| std::fs::read(path).ok())
+            .and_then(|bytes| serde_json::from_slice(&bytes).ok())
+            .unwrap_or_default();
+        Self {
+            program: PathBuf::from("nft"),
+            namespace: None,
+            memory,
+            known,
+        }
+    }
+
+    /// The same in another namespace.
+    #[must_use]
+    pub fn in_namespace(mut self, namespace: Namespace) -> Self {
+        self.namespace = Some(namespace);
+        self
+    }
+
+    /// Makes table `family` `table` what `desired` says: a whole `table FAMILY NAME { … }`, or
+    /// `None` when it must not exist. Atomic: packets meet the old or the new table.
+    pub async fn sync(
+        &mut self,
+        family: &str,
+        table: &str,
+        desired: Option<&str>,
+    ) -> Result<Applied, NftError> {
+        for name in [family, table] {
+            let plain = |b: u8| b.is_ascii_alphanumeric() || b == b'_' || b == b'-';
+            if name.is_empty() || !name.bytes().all(plain) {
+                return Err(NftError::Name {
+                    name: name.to_owned(),
+                });
+            }
+        }
+        let key = format!("{family} {table}");
+        let listing = self.list(family, table).await?;
+        let Some(desired) = desired else {
+            self.known.remove(&key);
+            if listing.is_none() {
+                return Ok(Applied::Unchanged);
+            }
+            self.replace(family, table, &format!("delete table {family} {table}\n"))
+                .await?;
+            self.remember();
+            return Ok(Applied::Removed);
+        };
+        let same = |known: &Known| {
+            known.desired == desired && Some(known.listing.as_str()) == listing.as_deref()
+        };
+        if self.known.get(&key).is_some_and(same) {
+            return Ok(Applied::Unchanged);
+        }
+        let script = format!("table {family} {table}\ndelete table {family} {table}\n{desired}\n");
+        self.replace(family, table, &script).await?;
+        if let Some(listing) = self.list(family, table).await? {
+            self.known.insert(
+                key,
+                Known {
+                    desired: desired.to_owned(),
+                    listing,
+                },
+            );
+            self.remember();
+        }
+        Ok(Applied::Replaced)
+    }
+
+    /// The table as the kernel shows it, without counters; `None` when there is none.
+    pub async fn list(&self, family: &str, table: &str) -> Result<Option<String>, NftError> {
+        let run = self
+            .run(&["-s", "-n", "list", "table", family, table], "")
+            .await?;
+        if run.status.success() {
+            return Ok(Some(run.stdout));
+        }
+        if run.stderr.contains("No such file or directory") {
+            return Ok(None);
+        }
+        Err(refused("list", family, table, &run))
+    }
+
+    async fn replace(&self, family: &str, table: &str, script: &str) -> Result<(), NftError> {
+        let run = self.run(&["-f", "-"], script).await?;
+        if run.status.success() {
+            Ok(())
+        } else {
+            Err(refused("replace", family, table, &run))
+        }
+    }
+
+    /// Losing the memory costs one replacement: no error.
+    fn remember(&self) {
+        if let Some(path) = &self.memory
+            && let Ok(bytes) = serde_json::to_vec(&self.known)
+        {
+            let mut temporary = path.as_os_str().to_owned();
+            temporary.push(".tmp");
+            if std::fs::write(&temporary, bytes).is_ok() {
+                let _ = std::fs::rename(&temporary, path);
+            }
+        }
+    }
+
+    async fn run(&self, arguments: &[&str], stdin: &str) -> Result<Run, NftError> {
+        let run_error = |source| NftError::Run {
+            program: self.program.clone(),
+            source,
+        };
+        let mut command = Command::new(&self.program);
+        command
+            .args(arguments)
+            .env("LC_ALL", "C")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true);
+        let mut child = match &self.namespace {
+            None => command.spawn(),
+            Some(namespace) => {
+                let runtime = tokio::runtime::Handle::current();
+                // A child is born in its thread's namespace.
+                namespace
+                    .run(move || {
+                        let _entered = runtime.enter();
+                        command.spawn()
+                    })
+                    .await?
+            }
+        }
+        .map_err(run_error)?;
+        let input = child.stdin.take();
+        let exchange = async move {
+            if let Some(mut input) = input {
+                // nft that ends early says why on stderr.
+                let _ = input.write_all(stdin.as_bytes()).await;
+            }
+            child.wait_with_output().await
+        };
+        let output = tokio::time::timeout(LIMIT, exchange)
+            .await
+            .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+            .map_err(run_error)?;
+        Ok(Run {
+            status: output.status,
+            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+        })
+    }
+}
+
+struct Run {
+    status: ExitStatus,
+    stdout: String,
+    stderr: String,
+}
+
+fn refused(operation: &'static str, family: &str, table: &str, run: &Run) -> NftError {
+    NftError::Refused {
+        operation,
+        family: family.to_owned(),
+        table: table.to_owned(),
+        status: run.status,
+        complaint: run.stderr.trim().chars().take(MAX_COMPLAINT).collect(),
+    }
+}

@@ -1,0 +1,49 @@
+//! Sizes both sides hold to. What is larger is refused before it is stored.
+
+/// Largest gRPC message in bytes. A first batch of 5,000 routes of about 200 bytes and a `Hello`
+/// that names as many records are near 1 MiB; this leaves room and still bounds a hostile peer.
+pub const MESSAGE_BYTES: usize = 16 * 1024 * 1024;
+/// A first batch is split when its records exceed this many encoded bytes.
+pub const BATCH_BYTES: usize = 4 * 1024 * 1024;
+/// Records one agent may hold or one batch may carry or remove.
+pub const RECORDS: usize = 131_072;
+/// Pods with addresses in one message: more than a /18 of pods on one node.
+pub const PODS: usize = 16_384;
+/// Addresses of one pod, or of one node, or of one quarantine message's pod.
+pub const ADDRESSES: usize = 64;
+/// Addresses named by one `AddressesFree`.
+pub const FREED: usize = 65_536;
+/// Bytes of a node's name (a DNS subdomain, RFC 1123).
+pub const NODE_NAME: usize = 253;
+/// Bytes of a UID.
+pub const UID: usize = 128;
+/// Bytes of a namespace's or a pod's name.
+pub const NAME: usize = 253;
+/// Bytes of a version string.
+pub const VERSION: usize = 128;
+/// Bytes of an error or problem text; longer ones are cut, not refused.
+pub const TEXT: usize = 2048;
+
+/// Cuts `text` to [`TEXT`] bytes at a character boundary.
+#[must_use]
+pub fn cut(text: &str) -> &str {
+    let mut end = text.len().min(TEXT);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    &text[..end]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_text_is_cut_at_a_character() {
+        let long = "ü".repeat(TEXT);
+        assert_eq!(cut(&long).len(), TEXT);
+        let odd = format!("a{long}");
+        assert_eq!(cut(&odd).len(), TEXT - 1);
+        assert_eq!(cut("short"), "short");
+    }
+}

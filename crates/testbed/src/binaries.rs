@@ -1,0 +1,284 @@
+//! Programs built from Go modules of ours (`hack/kubernetes`, `hack/helm`), cached by content: the key
+//! is the hash of every input, so a fresh clone on a warm machine builds nothing and a changed version
+//! never runs an old binary.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context as _, Result, bail};
+use sha2::{Digest as _, Sha256};
+
+use crate::archive::{Archive, Scratch};
+use crate::exec;
+use crate::paths;
+use crate::progress::Progress;
+
+/// Kubernetes' version, as its binaries report it; that of hack/kubernetes/go.mod.
+pub const KUBERNETES_VERSION: &str = "v1.34.4";
+/// Names the one Kubernetes binary goes by.
+const APPLETS: [&str; 6] = [
+    "etcd",
+    "kube-apiserver",
+    "kube-controller-manager",
+    "kube-scheduler",
+    "kubelet",
+    "kubectl",
+];
+
+/// Where the programs are.
+#[derive(Debug, Clone)]
+pub struct Binaries {
+    dir: PathBuf,
+}
+
+impl Binaries {
+    /// A directory with etcd, kube-apiserver, …, kubectl, and pause and agnhost.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// kubectl.
+    #[must_use]
+    pub fn kubectl(&self) -> PathBuf {
+        self.dir.join("kubectl")
+    }
+
+    /// The image of the sandbox container, made from scratch when it is not cached.
+    ///
+    /// # Errors
+    /// When the cache cannot be written.
+    pub fn pause_image(&self) -> Result<Archive> {
+        self.image("pause", &[])
+    }
+
+    /// The image of the usual test pod.
+    ///
+    /// # Errors
+    /// When the cache cannot be written.
+    pub fn agnhost_image(&self) -> Result<Archive> {
+        self.image("agnhost", &["pause"])
+    }
+
+    fn image(&self, name: &str, command: &[&str]) -> Result<Archive> {
+        // Built once per binary: the link says which archive belongs to this directory's binary.
+        let link = self.dir.join(format!("{name}.image"));
+        if let Ok(archive) = Archive::open(&link) {
+            return Ok(archive);
+        }
+        let (repository, path, entry) = (
+            format!("localhost/{name}"),
+            format!("usr/bin/{name}"),
+            format!("/usr/bin/{name}"),
+        );
+        let archive = Scratch {
+            repository: &repository,
+            files: BTreeMap::from([(path.as_str(), self.dir.join(name))]),
+            entrypoint: &[entry.as_str()],
+            command,
+            labels: BTreeMap::from([("org.opencontainers.image.title", name)]),
+        }
+        .write(&paths::cache()?.join("images"))?;
+        relink(archive.path(), &link)?;
+        Ok(archive)
+    }
+}
+
+/// Builds Kubernetes, pause and agnhost, or finds them in the cache, and links them into `bin`.
+///
+/// # Errors
+/// When Go is missing or a build fails; what the compiler said is part of the error.
+pub fn kubernetes(progress: &Progress) -> Result<Binaries> {
+    let module = paths::repository().join("hack/kubernetes");
+    let version = "k8s.io/component-base/version";
+    let stamp = format!(
+        "-s -w -X {version}.gitVersion={KUBERNETES_VERSION} -X {version}.gitMajor=1 -X {version}.gitMinor=34 \
+         -X {version}.gitTreeState=clean -X {version}.gitCommit={KUBERNETES_VERSION} -X {version}.buildDate=2026-01-01T00:00:00Z"
+    );
+    let builds = [
+        Build {
+            output: "kubernetes",
+            package: ".",
+            ldflags: &stamp,
+        },
+        Build {
+            output: "pause",
+            package: "./pause",
+            ldflags: "-s -w",
+        },
+        Build {
+            output: "agnhost",
+            package: "k8s.io/kubernetes/test/images/agnhost",
+            ldflags: "-s -w",
+        },
+    ];
+    let dir = build(&module, "kubernetes", &builds, progress)?;
+    for applet in APPLETS {
+        if !dir.join(applet).exists() {
+            relink(Path::new("kubernetes"), &dir.join(applet))?;
+        }
+    }
+    let bin = paths::bin()?;
+    for name in APPLETS {
+        relink(&dir.join(name), &bin.join(name))?;
+    }
+    Ok(Binaries { dir })
+}
+
+/// Builds helm, or finds it in the cache, and links it into `bin`.
+///
+/// # Errors
+/// As [`kubernetes`].
+pub fn helm(progress: &Progress) -> Result<PathBuf> {
+    let module = paths::repository().join("hack/helm");
+    let builds = [Build {
+        output: "helm",
+        package: "helm.sh/helm/v3/cmd/helm",
+        ldflags: "-s -w",
+    }];
+    let helm = build(&module, "helm", &builds, progress)?.join("helm");
+    relink(&helm, &paths::bin()?.join("helm"))?;
+    Ok(helm)
+}
+
+struct Build<'a> {
+    output: &'a str,
+    package: &'a str,
+    ldflags: &'a str,
+}
+
+fn build(module: &Path, name: &str, builds: &[Build<'_>], progress: &Progress) -> Result<PathBuf> {
+    exec::require("go", "golang (1.24 or newer; https://go.dev/dl)")?;
+    let version = exec::output(Command::new("go").arg("version").current_dir(module))?;
+    let key = key(module, builds, &version)?;
+    let root = paths::cache()?.join(name);
+    let dir = root.join(&key);
+    let complete = |dir: &Path| builds.iter().all(|build| dir.join(build.output).is_file());
+    if complete(&dir) {
+        return Ok(dir);
+    }
+    fs::create_dir_all(&root).with_context(|| format!("create {}", root.display()))?;
+    let lock = File::create(root.join(".lock")).context("create the build's lock")?;
+    if lock.try_lock().is_err() {
+        progress.say(format!("waiting for another build of {name}"));
+        lock.lock().context("lock the build")?;
+    }
+    if complete(&dir) {
+        return Ok(dir);
+    }
+    let partial = root.join(format!("{key}.partial"));
+    fs::create_dir_all(&partial).with_context(|| format!("create {}", partial.display()))?;
+    for build in builds
+        .iter()
+        .filter(|build| !partial.join(build.output).is_file())
+    {
+        progress.say(format!(
+            "building {} (Go; up to 10 minutes when nothing is cached, a minute or two otherwise)",
+            build.output
+        ));
+        // Under another name until it is whole: an interrupted build leaves nothing that looks done.
+        let output = partial.join(format!(".{}", build.output));
+        let mut command = Command::new("go");
+        command
+            .args([
+                "build",
+                "-trimpath",
+                "-buildvcs=false",
+                "-ldflags",
+                build.ldflags,
+                "-o",
+            ])
+            .arg(&output)
+            .arg(build.package)
+            .current_dir(module)
+            .env("CGO_ENABLED", "0")
+            .env("GOFLAGS", "-mod=readonly");
+        exec::output(&mut command)?;
+        fs::rename(&output, partial.join(build.output))?;
+    }
+    fs::rename(&partial, &dir).with_context(|| format!("rename {}", partial.display()))?;
+    progress.say(format!("built {name} into {}", dir.display()));
+    Ok(dir)
+}
+
+/// The hash of everything a build depends on.
+fn key(module: &Path, builds: &[Build<'_>], version: &str) -> Result<String> {
+    let mut hash = Sha256::new();
+    hash.update(version);
+    for build in builds {
+        for part in [build.output, build.package, build.ldflags] {
+            hash.update(part);
+            hash.update([0]);
+        }
+    }
+    let mut files = Vec::new();
+    sources(module, &mut files)?;
+    files.sort();
+    for file in files {
+        let relative = file.strip_prefix(module).unwrap_or(&file);
+        hash.update(relative.to_string_lossy().as_bytes());
+        hash.update([0]);
+        hash.update(fs::read(&file).with_context(|| format!("read {}", file.display()))?);
+    }
+    Ok(hex::encode(hash.finalize())
+        .get(..16)
+        .unwrap_or_default()
+        .to_owned())
+}
+
+fn sources(dir: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
+    for entry in fs::read_dir(dir).with_context(|| format!("read {}", dir.display()))? {
+        let path = entry?.path();
+        let extension = path.extension().and_then(|e| e.to_str());
+        if path.is_dir() {
+            sources(&path, files)?;
+        } else if matches!(extension, Some("go" | "mod" | "sum")) {
+            files.push(path);
+        }
+    }
+    Ok(())
+}
+
+/// Makes `link` point to `target`, whatever it was, without a moment in which it is absent.
+pub(crate) fn relink(target: &Path, link: &Path) -> Result<()> {
+    if fs::read_link(link).is_ok_and(|old| old == target) {
+        return Ok(());
+    }
+    let Some(dir) = link.parent() else {
+        bail!("{} has no directory", link.display())
+    };
+    fs::create_dir_all(dir).with_context(|| format!("create {}", dir.display()))?;
+    let partial = link.with_extension(format!("partial-{}", std::process::id()));
+    fs::remove_file(&partial).ok();
+    std::os::unix::fs::symlink(target, &partial)
+        .and_then(|()| fs::rename(&partial, link))
+        .with_context(|| format!("link {}", link.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_input_is_in_the_key() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("go.mod"), "module a").unwrap();
+        fs::create_dir(dir.path().join("pause")).unwrap();
+        fs::write(dir.path().join("pause/main.go"), "package main").unwrap();
+        let builds = |ldflags| {
+            [Build {
+                output: "a",
+                package: ".",
+                ldflags,
+            }]
+        };
+        let first = key(dir.path(), &builds("-s"), "go1").unwrap();
+        assert_eq!(first, key(dir.path(), &builds("-s"), "go1").unwrap());
+        assert_ne!(first, key(dir.path(), &builds("-w"), "go1").unwrap());
+        assert_ne!(first, key(dir.path(), &builds("-s"), "go2").unwrap());
+        fs::write(dir.path().join("pause/main.go"), "package other").unwrap();
+        assert_ne!(first, key(dir.path(), &builds("-s"), "go1").unwrap());
+    }
+}

@@ -1,0 +1,315 @@
+//! A machine: network, mount, process, host name and IPC namespaces, and a process 1 of ours in
+//! them that supervises components ([`Component`]).
+//!
+//! The process id and start time of process 1 are kept in the machine's state directory; killing it
+//! ends everything in the machine, pods included.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use nix::sys::signal::{self, Signal};
+use nix::unistd::Pid;
+
+use crate::cgroup::Cgroups;
+use crate::exec;
+use crate::names;
+use crate::progress::Progress;
+
+const INIT: &str = include_str!("machine-init.sh");
+/// How long process 1 may take to build its namespaces, or to end.
+const DEADLINE: Duration = Duration::from_secs(30);
+
+/// A program the machine keeps running.
+#[derive(Debug, Clone)]
+pub struct Component {
+    /// Its name: that of its log, and of its script among the machine's.
+    pub name: &'static str,
+    /// A shell script that waits for what it needs and then execs the program.
+    pub script: String,
+}
+
+/// What a machine is made of.
+#[derive(Debug, Clone)]
+pub struct Blueprint {
+    /// Directories of the host the machine keeps: (source, where it sees them).
+    pub binds: Vec<(PathBuf, String)>,
+    /// Content of /etc/hosts.
+    pub hosts: String,
+    /// What runs.
+    pub components: Vec<Component>,
+}
+
+/// A machine of a cluster, running or not.
+#[derive(Debug, Clone)]
+pub struct Machine {
+    cluster: String,
+    name: String,
+    state: PathBuf,
+}
+
+impl Machine {
+    pub(crate) fn new(cluster: &str, name: &str, cluster_dir: &Path) -> Self {
+        Self {
+            cluster: cluster.to_owned(),
+            name: name.to_owned(),
+            state: cluster_dir.join(name),
+        }
+    }
+
+    /// Its name: that of a node, or `control-plane`.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Its network namespace, as `ip netns` knows it.
+    #[must_use]
+    pub fn netns(&self) -> String {
+        names::netns(&self.cluster, &self.name)
+    }
+
+    /// Its cgroup, relative to a hierarchy's root.
+    #[must_use]
+    pub fn cgroup(&self) -> String {
+        format!("{}/{}", names::cgroup(&self.cluster), self.name)
+    }
+
+    /// Its directory on the host.
+    #[must_use]
+    pub fn state(&self) -> &Path {
+        &self.state
+    }
+
+    /// The process id of its process 1, as the host sees it, when it runs.
+    #[must_use]
+    pub fn pid(&self) -> Option<i32> {
+        let text = fs::read_to_string(self.state.join("init")).ok()?;
+        let (pid, start) = text.trim().split_once(' ')?;
+        (start_time(pid)? == start).then_some(())?;
+        pid.parse().ok()
+    }
+
+    /// Makes cgroups and starts process 1 in the network namespace, which must exist.
+    pub(crate) fn start(
+        &self,
+        blueprint: &Blueprint,
+        log: &Path,
+        progress: &Progress,
+    ) -> Result<()> {
+        let components = self.state.join("components");
+        let file = |name: &str| self.state.join(name);
+        fs::remove_dir_all(&components).ok();
+        fs::remove_file(file("init")).ok();
+        fs::create_dir_all(&components)
+            .with_context(|| format!("create {}", components.display()))?;
+        let groups = Cgroups::detect()?.create(&self.cgroup())?;
+        exec::write(
+            &file("cgroups"),
+            lines(groups.iter().map(|dir| dir.display().to_string())),
+        )?;
+        let mut binds = Vec::new();
+        for (source, target) in &blueprint.binds {
+            fs::create_dir_all(source).with_context(|| format!("create {}", source.display()))?;
+            binds.push(format!("{} {target}", source.display()));
+        }
+        exec::write(&file("binds"), lines(binds))?;
+        exec::write(&file("hosts"), &blueprint.hosts)?;
+        exec::write(&file("resolv.conf"), "# no name server\n")?;
+        exec::write(&file("init.sh"), INIT)?;
+        for component in &blueprint.components {
+            exec::write(&components.join(component.name), &component.script)?;
+        }
+        let log_file = log.join("init.log");
+        let log = fs::File::options()
+            .create(true)
+            .append(true)
+            .open(&log_file)
+            .with_context(|| format!("open {}", log_file.display()))?;
+        // A session of its own, and no child of ours: it outlives us and we leave no zombie.
+        let mut command = Command::new("setsid");
+        command
+            .args([
+                "--fork",
+                "nsenter",
+                &format!("--net=/run/netns/{}", self.netns()),
+                "--",
+            ])
+            .args([
+                "unshare",
+                "--mount",
+                "--pid",
+                "--fork",
+                "--uts",
+                "--ipc",
+                "--propagation",
+                "private",
+                "--",
+            ])
+            .arg("bash")
+            .args([file("init.sh"), self.state.clone()])
+            .arg(&self.name)
+            .env_clear()
+            .env(
+                "PATH",
+                "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+            )
+            .env("HOME", "/root")
+            .current_dir("/")
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log);
+        let status = command
+            .status()
+            .with_context(|| format!("start {}", exec::line(&command)))?;
+        if !status.success() {
+            bail!("{}: {status}", exec::line(&command));
+        }
+        progress
+            .wait(&format!("process 1 of {}", self.name), DEADLINE, || {
+                Ok(self
+                    .pid()
+                    .is_none()
+                    .then(|| "it builds its namespaces".to_owned()))
+            })
+            .with_context(|| fs::read_to_string(&log_file).unwrap_or_default())
+    }
+
+    /// Kills the machine with everything in it and waits until it is gone. The network namespace
+    /// and what the machine keeps stay.
+    pub(crate) fn kill(&self, progress: &Progress) -> Result<()> {
+        if let Some(pid) = self.pid() {
+            // Gone meanwhile: what we want.
+            signal::kill(Pid::from_raw(pid), Signal::SIGKILL).ok();
+            progress.wait(&format!("{} to end", self.name), DEADLINE, || {
+                Ok(self
+                    .pid()
+                    .map(|pid| format!("process {pid} is still there")))
+            })?;
+        }
+        // What was started but had not written its file yet, and unshare itself.
+        let cgroups = Cgroups::detect()?;
+        cgroups.kill(&self.cgroup())?;
+        cgroups.remove(&self.cgroup())?;
+        fs::remove_file(self.state.join("init")).ok();
+        Ok(())
+    }
+
+    /// A command on the machine, in all its namespaces. Standard input, output and error are the
+    /// caller's to set.
+    ///
+    /// # Errors
+    /// When the machine does not run.
+    pub fn command(&self, program: impl AsRef<OsStr>) -> Result<Command> {
+        let Some(pid) = self.pid() else {
+            bail!(
+                "{} of cluster {} does not run; `cargo xtask cluster up` mends it",
+                self.name,
+                self.cluster
+            )
+        };
+        let mut command = Command::new("nsenter");
+        command
+            .args([
+                "--target",
+                &pid.to_string(),
+                "--mount",
+                "--uts",
+                "--ipc",
+                "--net",
+                "--pid",
+                "--",
+            ])
+            .arg(program)
+            .env(
+                "PATH",
+                "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+            );
+        Ok(command)
+    }
+
+    /// Runs a command, its words first, on the machine; its standard output.
+    ///
+    /// # Errors
+    /// When the machine does not run or the command fails; what it said is part of the error.
+    pub fn exec<S: AsRef<OsStr>>(&self, words: &[S]) -> Result<String> {
+        let Some((program, args)) = words.split_first() else {
+            bail!("an empty command")
+        };
+        exec::output(self.command(program)?.args(args))
+    }
+
+    /// The process id, within the machine, of a component that runs.
+    ///
+    /// # Errors
+    /// When the machine does not run.
+    pub fn component_pid(&self, component: &str) -> Result<Option<i32>> {
+        let script = r#"cat "/run/machine/pids/$1" 2>/dev/null || :"#;
+        Ok(self
+            .exec(&["bash", "-c", script, "pid", component])?
+            .trim()
+            .parse()
+            .ok())
+    }
+
+    /// Ends a component and keeps it from being started again.
+    ///
+    /// # Errors
+    /// When it does not end in 30 s.
+    pub fn stop_component(&self, component: &str, signal: Signal) -> Result<()> {
+        let script = r#"touch "/run/machine/stopped/$1"; if pid=$(cat "/run/machine/pids/$1" 2>/dev/null); then kill -s "$2" "$pid" || :; fi
+            for _ in $(seq 300); do [ -e "/run/machine/pids/$1" ] || exit 0; sleep 0.1; done; echo "$1 does not end" >&2; exit 1"#;
+        let signal = signal.as_str().trim_start_matches("SIG").to_owned();
+        self.exec(&["bash", "-c", script, "stop", component, &signal])
+            .map(drop)
+    }
+
+    /// Lets a stopped component start again.
+    ///
+    /// # Errors
+    /// When the machine does not run.
+    pub fn start_component(&self, component: &str) -> Result<()> {
+        self.exec(&["rm", "-f", &format!("/run/machine/stopped/{component}")])
+            .map(drop)
+    }
+
+    /// Kills a component (SIGKILL); it is started again at once.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn kill_component(&self, component: &str) -> Result<()> {
+        let script = r#"kill -s KILL "$(cat "/run/machine/pids/$1")""#;
+        self.exec(&["bash", "-c", script, "kill", component])
+            .map(drop)
+    }
+}
+
+/// When a process was started, in clock ticks since boot; it tells a process from a later one with
+/// the same id.
+fn start_time(pid: &str) -> Option<String> {
+    let stat = fs::read_to_string(Path::new("/proc").join(pid).join("stat")).ok()?;
+    // The name in parentheses may hold anything; a zombie (Z) is gone for our purposes.
+    let (_, rest) = stat.rsplit_once(") ")?;
+    let mut fields = rest.split(' ');
+    (fields.next()? != "Z").then(|| fields.nth(18).map(str::to_owned))?
+}
+
+fn lines(items: impl IntoIterator<Item = String>) -> String {
+    items.into_iter().map(|line| line + "\n").collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn start_time_of_ourselves_is_stable_and_of_nobody_is_none() {
+        let own = std::process::id().to_string();
+        assert!(start_time(&own).unwrap().parse::<u64>().unwrap() > 0);
+        assert_eq!(start_time(&own), start_time(&own));
+        assert_eq!(start_time("0"), None);
+    }
+}

@@ -1,0 +1,139 @@
+//! What a person asks for.
+
+use std::fmt;
+use std::str::FromStr;
+
+use anyhow::{Result, bail, ensure};
+use serde::{Deserialize, Serialize};
+
+use crate::names;
+
+/// Address families of nodes, pods and Services.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum IpFamily {
+    /// IPv4 only.
+    V4,
+    /// IPv6 only: nodes have no IPv4 address but loopback's.
+    V6,
+    /// Both, IPv4 first.
+    Dual,
+}
+
+impl IpFamily {
+    /// Whether IPv4 is among them.
+    #[must_use]
+    pub fn has_v4(self) -> bool {
+        self != Self::V6
+    }
+
+    /// Whether IPv6 is among them.
+    #[must_use]
+    pub fn has_v6(self) -> bool {
+        self != Self::V4
+    }
+}
+
+impl FromStr for IpFamily {
+    type Err = anyhow::Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        match text {
+            "v4" => Ok(Self::V4),
+            "v6" => Ok(Self::V6),
+            "dual" => Ok(Self::Dual),
+            _ => bail!("IP family {text:?} is none of v4, v6, dual"),
+        }
+    }
+}
+
+impl fmt::Display for IpFamily {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::V4 => "v4",
+            Self::V6 => "v6",
+            Self::Dual => "dual",
+        })
+    }
+}
+
+/// Whether kubelets register with the taint that keeps pods away until the network is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum StartupTaint {
+    /// `carrick.dev/agent-not-ready:NoSchedule`.
+    Enabled,
+    /// None.
+    Disabled,
+}
+
+/// What a cluster shall be.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClusterSpec {
+    /// Its name: lower-case letters, digits and dashes, at most 32.
+    pub name: String,
+    /// Number of nodes, 1 to 200; they are called node1, node2, ….
+    pub nodes: usize,
+    /// Address families.
+    pub family: IpFamily,
+    /// Prefix length of a node's IPv4 pod CIDR out of 10.244.0.0/16.
+    pub node_mask_v4: u8,
+    /// The startup taint.
+    pub startup_taint: StartupTaint,
+}
+
+impl ClusterSpec {
+    /// Three nodes, IPv4, no taint.
+    #[must_use]
+    pub fn new(name: impl Into<String>) -> Self {
+        Self {
+            name: name.into(),
+            nodes: 3,
+            family: IpFamily::V4,
+            node_mask_v4: 24,
+            startup_taint: StartupTaint::Disabled,
+        }
+    }
+
+    pub(crate) fn validate(&self) -> Result<()> {
+        names::validate(&self.name)?;
+        ensure!(
+            (1..=200).contains(&self.nodes),
+            "a cluster has 1 to 200 nodes, not {}",
+            self.nodes
+        );
+        ensure!(
+            (17..=28).contains(&self.node_mask_v4),
+            "a node's pod CIDR is a /17 to /28 of 10.244.0.0/16, not a /{}",
+            self.node_mask_v4
+        );
+        let fit = 1_usize << (self.node_mask_v4 - 16);
+        ensure!(
+            !self.family.has_v4() || self.nodes <= fit,
+            "10.244.0.0/16 holds {fit} pod CIDRs of /{}, fewer than {} nodes",
+            self.node_mask_v4,
+            self.nodes
+        );
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn more_nodes_than_pod_cidrs_are_refused() {
+        let mut spec = ClusterSpec::new("a");
+        (spec.nodes, spec.node_mask_v4) = (17, 20);
+        assert!(
+            spec.validate()
+                .unwrap_err()
+                .to_string()
+                .contains("holds 16 pod CIDRs of /20")
+        );
+        spec.nodes = 16;
+        spec.validate().unwrap();
+        spec.nodes = 0;
+        spec.validate().unwrap_err();
+    }
+}

@@ -1,0 +1,599 @@
+//! A cluster with Carrick on it.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::process::Output;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use carrick_testbed::{Cluster, ClusterSpec, Limit, Link, Progress, StartupTaint};
+use nix::sys::signal::Signal;
+use serde_json::{Value, json};
+
+use crate::command::{root, run, succeed};
+use crate::images::Images;
+use crate::pod::Pod;
+use crate::portrait;
+use crate::prober::Prober;
+use crate::wait;
+
+/// Where Carrick's parts run.
+pub const NAMESPACE: &str = "carrick-system";
+
+pub use carrick_testbed::IpFamily;
+
+/// Which cluster to start.
+#[derive(Debug, Clone, Copy)]
+pub struct BedSpec {
+    /// Name of the cluster.
+    pub name: &'static str,
+    /// Number of nodes.
+    pub nodes: usize,
+    /// Address families of nodes and pods.
+    pub family: IpFamily,
+    /// Prefix length of a node's IPv4 pod CIDR.
+    pub mask: u8,
+}
+
+/// A running cluster with Carrick on it.
+pub struct Bed {
+    cluster: Cluster,
+    images: Images,
+    helm: PathBuf,
+    /// What each node was before Carrick came.
+    portraits: BTreeMap<String, String>,
+}
+
+impl Bed {
+    /// Starts the cluster, loads the images, installs the chart with a Networking and waits until
+    /// it is Ready.
+    pub fn up(spec: &BedSpec) -> Result<Self> {
+        let progress = Progress::stderr();
+        let cluster = Cluster::up(
+            &ClusterSpec {
+                name: spec.name.to_owned(),
+                nodes: spec.nodes,
+                family: spec.family,
+                node_mask_v4: spec.mask,
+                startup_taint: StartupTaint::Enabled,
+            },
+            &progress,
+        )?;
+        let images = Images::build(&cluster)?;
+        let helm = carrick_testbed::binaries::helm(&progress)?;
+        let mut bed = Self {
+            cluster,
+            images,
+            helm,
+            portraits: BTreeMap::new(),
+        };
+        for node in bed.node_names() {
+            let text = portrait::take(&bed, &node)?;
+            bed.portraits.insert(node, text);
+        }
+        bed.install().with_context(|| bed.report("installation"))?;
+        Ok(bed)
+    }
+
+    /// Installs the chart as a user would and waits for the network.
+    pub fn install(&self) -> Result<()> {
+        let mut arguments = vec![
+            "install".to_owned(),
+            "carrick".to_owned(),
+            root().join("charts/carrick").to_string_lossy().into_owned(),
+            "--namespace".to_owned(),
+            NAMESPACE.to_owned(),
+            "--create-namespace".to_owned(),
+        ];
+        for (key, value) in self.images.values() {
+            arguments.extend(["--set".to_owned(), format!("{key}={value}")]);
+        }
+        arguments.extend([
+            "--set".to_owned(),
+            format!("apiServer.host={}", self.cluster.api_host()),
+        ]);
+        arguments.extend(["--set".to_owned(), "apiServer.port=6443".to_owned()]);
+        let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+        self.helm(&words)?;
+        self.apply(&Self::default_networking())?;
+        self.wait_ready(Duration::from_mins(4))
+    }
+
+    /// The Networking of these beds: their nodes have no kernel datapath.
+    pub fn default_networking() -> Value {
+        json!({
+            "apiVersion": "carrick.dev/v1alpha1", "kind": "Networking",
+            "metadata": {"name": "default"},
+            "spec": {
+                "traffic": {"transport": {"interface": "eth1"}},
+                "datapath": {"type": "Userspace"},
+            },
+        })
+    }
+
+    /// Removes the cluster; fails when something is left of it.
+    pub fn down(self) -> Result<()> {
+        if std::env::var_os("CARRICK_E2E_KEEP").is_some() {
+            return Ok(());
+        }
+        let name = self.cluster.name().to_owned();
+        let progress = Progress::stderr();
+        Cluster::down(&name, &progress)?;
+        let left = Cluster::leftovers(&name)?;
+        ensure!(left.is_empty(), "left of cluster {name}: {left:?}");
+        Ok(())
+    }
+
+    /// Where the logs of this run are and how they end, with what the API server knows.
+    pub fn report(&self, test: &str) -> String {
+        let mut text = format!("{test} failed\n");
+        for arguments in [
+            &["get", "networking,agentinfos,controllerinfos", "-o", "wide"][..],
+            &["get", "pods,nodes", "-A", "-o", "wide"],
+            &["get", "events", "-A", "--sort-by=.lastTimestamp"],
+            &[
+                "get",
+                "networking",
+                "default",
+                "-o",
+                "jsonpath={.status.conditions}",
+            ],
+        ] {
+            let said = self.kubectl_any(arguments).map_or_else(
+                |error| format!("{error:#}"),
+                |output| String::from_utf8_lossy(&output.stdout).into_owned(),
+            );
+            let lines: Vec<&str> = said.lines().collect();
+            let from = lines.len().saturating_sub(40);
+            text.push_str(&lines[from..].join("\n"));
+            text.push('\n');
+        }
+        text.push_str(&self.cluster.report());
+        text
+    }
+
+    /// Families of the cluster.
+    pub fn family(&self) -> IpFamily {
+        self.cluster.spec().family
+    }
+
+    /// Names of all nodes.
+    pub fn node_names(&self) -> Vec<String> {
+        self.cluster
+            .nodes()
+            .iter()
+            .map(|node| node.name().to_owned())
+            .collect()
+    }
+
+    /// The name of a node by its place.
+    pub fn node_name(&self, index: usize) -> &str {
+        self.cluster
+            .nodes()
+            .get(index)
+            .map_or("no such node", carrick_testbed::Node::name)
+    }
+
+    /// The name of the last node.
+    pub fn last_node(&self) -> &str {
+        self.node_name(self.cluster.nodes().len() - 1)
+    }
+
+    /// InternalIP addresses of a node.
+    pub fn node_addresses(&self, node: &str) -> Result<Vec<IpAddr>> {
+        Ok(self.cluster.node(node)?.addresses().to_vec())
+    }
+
+    /// Addresses that belong to no node and no pod and know no way to either's pods.
+    pub fn outside_addresses(&self) -> Vec<IpAddr> {
+        self.cluster
+            .addressing()
+            .control_plane()
+            .iter()
+            .map(ipnet::IpNet::addr)
+            .collect()
+    }
+
+    /// The agnhost image's name.
+    pub fn agnhost(&self) -> &str {
+        &self.images.agnhost
+    }
+
+    /// What each node was before Carrick came.
+    pub fn portraits_before(&self) -> &BTreeMap<String, String> {
+        &self.portraits
+    }
+
+    /// Runs a shell script on a node.
+    pub fn node(&self, node: &str, script: &str) -> Result<String> {
+        let mut command = self.cluster.node(node)?.command("bash")?;
+        command.args(["-c", script]);
+        succeed(&mut command, None)
+    }
+
+    /// kubectl, which must succeed.
+    pub fn kubectl(&self, arguments: &[&str]) -> Result<String> {
+        succeed(self.kubectl_command(arguments).args(arguments), None)
+    }
+
+    /// kubectl, whose exit code the caller looks at.
+    pub fn kubectl_any(&self, arguments: &[&str]) -> Result<Output> {
+        run(self.kubectl_command(arguments).args(arguments), None)
+    }
+
+    /// An administrator's kubectl; with a token of its own, one that holds no certificate.
+    fn kubectl_command(&self, arguments: &[&str]) -> std::process::Command {
+        let mut command = std::process::Command::new(self.cluster.binaries().kubectl());
+        if arguments.contains(&"--token") {
+            // A client certificate would win over the token.
+            command.env("KUBECONFIG", "/dev/null");
+            command.args([
+                "--server",
+                &self.cluster.addressing().api_server(),
+                "--insecure-skip-tls-verify",
+            ]);
+        } else {
+            command.arg("--kubeconfig").arg(self.cluster.kubeconfig());
+        }
+        command
+    }
+
+    /// Server-side apply of one object.
+    pub fn apply(&self, object: &Value) -> Result<()> {
+        let arguments = [
+            "apply",
+            "--server-side",
+            "--force-conflicts",
+            "--field-manager=carrick-e2e",
+            "-f",
+            "-",
+        ];
+        let text = object.to_string();
+        succeed(
+            self.kubectl_command(&arguments).args(arguments),
+            Some(&text),
+        )
+        .map(drop)
+    }
+
+    /// One object.
+    pub fn get(&self, kind: &str, namespace: Option<&str>, name: &str) -> Result<Value> {
+        let mut arguments = vec!["get", kind, name, "-o", "json"];
+        if let Some(namespace) = namespace {
+            arguments.extend(["-n", namespace]);
+        }
+        Ok(serde_json::from_str(&self.kubectl(&arguments)?)?)
+    }
+
+    /// A namespace for a suite's pods.
+    pub fn namespace(&self, suite: &str) -> Result<String> {
+        let name = format!("e2e-{suite}");
+        self.apply(&json!({
+            "apiVersion": "v1", "kind": "Namespace",
+            "metadata": {"name": name, "labels": {"carrick.dev/e2e": "true"}},
+        }))?;
+        wait::until(
+            "the default ServiceAccount",
+            Duration::from_secs(90),
+            || {
+                self.get("serviceaccount", Some(&name), "default")
+                    .map(|_| true)
+            },
+        )?;
+        Ok(name)
+    }
+
+    /// helm, which must succeed.
+    pub fn helm(&self, arguments: &[&str]) -> Result<String> {
+        let mut command = std::process::Command::new(&self.helm);
+        command
+            .env("KUBECONFIG", self.cluster.kubeconfig())
+            .args(arguments);
+        succeed(&mut command, None)
+    }
+
+    /// carrickctl, which must succeed.
+    pub fn carrickctl(&self, arguments: &[&str]) -> Result<String> {
+        let mut command = std::process::Command::new(&self.images.carrickctl);
+        command
+            .env("KUBECONFIG", self.cluster.kubeconfig())
+            .args(arguments);
+        succeed(&mut command, None)
+    }
+
+    /// The Networking with its status.
+    pub fn networking(&self) -> Result<Value> {
+        self.get("networking", None, "default")
+    }
+
+    /// The Networking as a user would write it.
+    pub fn networking_spec(&self) -> Result<Value> {
+        let networking = self.networking()?;
+        Ok(json!({
+            "apiVersion": networking["apiVersion"], "kind": "Networking",
+            "metadata": {"name": "default"}, "spec": networking["spec"],
+        }))
+    }
+
+    /// Merges `spec` into the Networking's.
+    pub fn patch_networking(&self, spec: &Value) -> Result<()> {
+        let patch = json!({"spec": spec}).to_string();
+        self.kubectl(&[
+            "patch",
+            "networking",
+            "default",
+            "--type=merge",
+            "-p",
+            &patch,
+        ])
+        .map(drop)
+    }
+
+    /// Waits until the Networking is Ready as of its last edit.
+    pub fn wait_ready(&self, deadline: Duration) -> Result<()> {
+        wait::until("the Networking to be Ready", deadline, || {
+            let networking = self.networking()?;
+            let conditions = networking["status"]["conditions"].clone();
+            ensure!(
+                networking["status"]["observedGeneration"] == networking["metadata"]["generation"],
+                "not observed yet"
+            );
+            let ready = conditions
+                .as_array()
+                .into_iter()
+                .flatten()
+                .any(|condition| condition["type"] == "Ready" && condition["status"] == "True");
+            ensure!(ready, "conditions {conditions}");
+            Ok(true)
+        })
+    }
+
+    /// Template hashes of everything the operator rolls: what a change of configuration moves.
+    pub fn operand_revisions(&self) -> Result<BTreeMap<String, String>> {
+        let out = self.kubectl(&[
+            "get",
+            "deployments,daemonsets",
+            "-n",
+            NAMESPACE,
+            "-o",
+            "json",
+        ])?;
+        let list: Value = serde_json::from_str(&out)?;
+        let mut revisions = BTreeMap::new();
+        for item in list["items"].as_array().into_iter().flatten() {
+            let name = format!("{}/{}", item["kind"], item["metadata"]["name"]);
+            revisions.insert(name, item["spec"]["template"].to_string());
+        }
+        Ok(revisions)
+    }
+
+    /// The pod of a component on a node.
+    pub fn pod_on(&self, node: &str, component: &str) -> Result<String> {
+        let selector = format!("app.kubernetes.io/component={component}");
+        let field = format!("spec.nodeName={node}");
+        let out = self.kubectl(&[
+            "get",
+            "pods",
+            "-n",
+            NAMESPACE,
+            "-l",
+            &selector,
+            "--field-selector",
+            &field,
+            "-o",
+            "json",
+        ])?;
+        let list: Value = serde_json::from_str(&out)?;
+        let pod = list["items"].as_array().into_iter().flatten().find(|pod| {
+            pod["metadata"]["deletionTimestamp"].is_null() && pod["status"]["phase"] == "Running"
+        });
+        let name = pod.and_then(|pod| pod["metadata"]["name"].as_str());
+        name.map(str::to_owned)
+            .with_context(|| format!("no {component} runs on {node}"))
+    }
+
+    /// The agent's pod on a node.
+    pub fn agent_pod(&self, node: &str) -> Result<String> {
+        self.pod_on(node, "agent")
+    }
+
+    /// Waits for a ready agent on a node that has reported.
+    pub fn wait_agent(&self, node: &str, deadline: Duration) -> Result<()> {
+        wait::until(&format!("the agent of {node}"), deadline, || {
+            let pod = self.agent_pod(node)?;
+            self.pod_ready(&pod)
+        })
+    }
+
+    /// Whether a pod of ours is Ready.
+    pub fn pod_ready(&self, pod: &str) -> Result<bool> {
+        let pod = self.get("pod", Some(NAMESPACE), pod)?;
+        Ok(pod["status"]["conditions"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .any(|condition| condition["type"] == "Ready" && condition["status"] == "True"))
+    }
+
+    /// How often the containers of a pod of ours were restarted.
+    pub fn restarts(&self, pod: &str) -> Result<u64> {
+        let pod = self.get("pod", Some(NAMESPACE), pod)?;
+        let statuses = pod["status"]["containerStatuses"]
+            .as_array()
+            .cloned()
+            .unwrap_or_default();
+        Ok(statuses
+            .iter()
+            .filter_map(|status| status["restartCount"].as_u64())
+            .sum())
+    }
+
+    /// Sends SIGKILL to a process of a pod: the one whose command line holds `pattern`.
+    pub fn kill_in_pod(&self, node: &str, pod: &str, pattern: &str) -> Result<()> {
+        let uid = self.get("pod", Some(NAMESPACE), pod)?["metadata"]["uid"]
+            .as_str()
+            .unwrap_or_default()
+            .to_owned();
+        // By cgroup and command line: only that pod's own process can be meant.
+        let script = format!(
+            "for p in $(grep -l 'pod{uid}\\|pod{under}' /proc/[0-9]*/cgroup 2>/dev/null | cut -d/ -f3); do tr '\\0' ' ' < /proc/$p/cmdline | grep -q '{pattern}' && kill -KILL $p && exit 0; done; echo 'no such process' >&2; exit 1",
+            under = uid.replace('-', "_"),
+        );
+        self.node(node, &script).map(drop)
+    }
+
+    /// Kills process 1 of a pod's sandbox, so that the kubelet must make it again.
+    pub fn kill_sandbox(&self, node: &str, uid: &str) -> Result<()> {
+        let script = format!(
+            "for p in $(grep -l 'pod{uid}' /proc/[0-9]*/cgroup 2>/dev/null | cut -d/ -f3); do tr '\\0' ' ' < /proc/$p/cmdline | grep -q '^/usr/bin/pause' && kill -KILL $p && exit 0; done; echo 'no sandbox' >&2; exit 1"
+        );
+        self.node(node, &script).map(drop)
+    }
+
+    /// Whether a sandbox of the pod runs.
+    pub fn sandbox_runs(&self, node: &str, uid: &str) -> Result<bool> {
+        let script = format!(
+            "for p in $(grep -l 'pod{uid}' /proc/[0-9]*/cgroup 2>/dev/null | cut -d/ -f3); do tr '\\0' ' ' < /proc/$p/cmdline | grep -q '^/usr/bin/pause' && echo yes && exit 0; done; echo no"
+        );
+        Ok(self.node(node, &script)?.trim() == "yes")
+    }
+
+    /// Addresses of each attachment a pod has, as its agent knows them.
+    pub fn attachments_of(&self, node: &str, uid: &str) -> Result<Vec<Vec<IpAddr>>> {
+        let all = self.agent_json(node, "/v1/attachments")?["attachments"].take();
+        let of_pod = all
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter(|one| one["pod"]["uid"] == uid);
+        of_pod
+            .map(|one| {
+                let texts = one["addresses"].as_array().into_iter().flatten();
+                let parsed = texts
+                    .filter_map(Value::as_str)
+                    .map(str::parse)
+                    .collect::<Result<_, _>>();
+                parsed.context("an attachment with a broken address")
+            })
+            .collect()
+    }
+
+    /// The pod that holds a component's Lease, and its node.
+    pub fn leader(&self, lease: &str) -> Result<(String, String)> {
+        let lease = self.get("lease", Some(NAMESPACE), lease)?;
+        let holder = lease["spec"]["holderIdentity"]
+            .as_str()
+            .context("nobody leads")?
+            .to_owned();
+        let pod = self.get("pod", Some(NAMESPACE), &holder)?;
+        let node = pod["spec"]["nodeName"]
+            .as_str()
+            .context("the leader has no node")?
+            .to_owned();
+        Ok((holder, node))
+    }
+
+    /// Waits until the agent of a node has programmed everything it holds.
+    pub fn settled(&self, node: &str) -> Result<()> {
+        let count = "ovs-ofctl -O OpenFlow15 dump-flows unix:/run/carrick/openvswitch/br-int.mgmt | grep -c priority= || true";
+        let mut previous = self.node(node, count)?;
+        let mut same = 0;
+        wait::until("the flows to settle", Duration::from_mins(1), || {
+            let now = self.node(node, count)?;
+            same = if now == previous { same + 1 } else { 0 };
+            previous = now;
+            Ok(same >= 5)
+        })
+    }
+
+    /// What an agent's read-only API says.
+    pub fn agent_json(&self, node: &str, path: &str) -> Result<Value> {
+        let out = self.node(
+            node,
+            &format!("curl -sS --fail --noproxy '*' http://127.0.0.1:11252{path}"),
+        )?;
+        serde_json::from_str(&out).with_context(|| format!("{path} answered {out}"))
+    }
+
+    /// A token of the agent on a node, as the API server sees that agent.
+    pub fn agent_token(&self, node: &str, audience: Option<&str>) -> Result<String> {
+        let pod = self.agent_pod(node)?;
+        let mut arguments = vec![
+            "create",
+            "token",
+            "carrick-agent",
+            "-n",
+            NAMESPACE,
+            "--bound-object-kind=Pod",
+            "--bound-object-name",
+            &pod,
+        ];
+        if let Some(audience) = audience {
+            arguments.extend(["--audience", audience]);
+        }
+        Ok(self.kubectl(&arguments)?.trim().to_owned())
+    }
+
+    /// Starts a stream of pings between two pods.
+    pub fn prober(&self, from: &Pod, to: &Pod) -> Result<Prober<'_>> {
+        Prober::start(self, from, to)
+    }
+
+    /// Stops the API server; etcd and the rest stay.
+    pub fn stop_api_server(&self) -> Result<()> {
+        self.cluster
+            .control_plane()
+            .stop_component("kube-apiserver", Signal::SIGKILL)
+    }
+
+    /// Starts it again.
+    pub fn start_api_server(&self) -> Result<()> {
+        self.cluster
+            .control_plane()
+            .start_component("kube-apiserver")?;
+        wait::until("the API server", Duration::from_mins(1), || {
+            self.kubectl(&["get", "--raw=/readyz"]).map(|_| true)
+        })
+    }
+
+    /// Restarts a node's kubelet, which registers the node again when its object is gone.
+    pub fn restart_kubelet(&self, node: &str) -> Result<()> {
+        let node = self.cluster.node(node)?;
+        node.stop_component("kubelet", Signal::SIGTERM)?;
+        node.start_component("kubelet")
+    }
+
+    /// Cuts a node's transport link.
+    pub fn cut_transport(&self, node: &str) -> Result<()> {
+        self.cluster.cut_link(node, Link::Transport)
+    }
+
+    /// Makes a node's transport link whole again.
+    pub fn restore_transport(&self, node: &str) -> Result<()> {
+        self.cluster.restore_link(node, Link::Transport)
+    }
+
+    /// Limits what reaches a node over its transport link.
+    pub fn limit_transport(&self, node: &str, limit: Limit) -> Result<()> {
+        self.cluster.limit_link(node, Link::Transport, limit)
+    }
+
+    /// The controller's address for agents: the leader's node address.
+    pub fn controller_address(&self) -> Result<IpAddr> {
+        let (_, node) = self.leader("carrick-controller")?;
+        self.node_addresses(&node)?
+            .first()
+            .copied()
+            .context("the leader's node has no address")
+    }
+
+    /// The CA bundle that agents trust.
+    pub fn ca_bundle(&self) -> Result<String> {
+        let bundle = self.get("configmap", Some(NAMESPACE), "carrick-ca-bundle")?;
+        let Some(text) = bundle["data"]["ca.crt"].as_str() else {
+            bail!("no ca.crt in {bundle}")
+        };
+        Ok(text.to_owned())
+    }
+}

@@ -1,0 +1,116 @@
+//! Clusters that tests share.
+
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+
+use anyhow::{Result, anyhow};
+use carrick_testbed::Progress;
+
+use crate::bed::{Bed, BedSpec, IpFamily};
+
+/// The clusters there are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Fixture {
+    /// Three nodes, IPv4 and IPv6, a /20 of addresses per node.
+    Dual,
+    /// Two nodes, IPv4 only.
+    V4,
+    /// Two nodes, IPv6 only.
+    V6,
+}
+
+impl Fixture {
+    fn spec(self) -> BedSpec {
+        match self {
+            Self::Dual => BedSpec {
+                name: "e2e-dual",
+                nodes: 3,
+                family: IpFamily::Dual,
+                mask: 20,
+            },
+            Self::V4 => BedSpec {
+                name: "e2e-v4",
+                nodes: 2,
+                family: IpFamily::V4,
+                mask: 24,
+            },
+            Self::V6 => BedSpec {
+                name: "e2e-v6",
+                nodes: 2,
+                family: IpFamily::V6,
+                mask: 24,
+            },
+        }
+    }
+}
+
+/// The clusters started so far. One runs at a time: two cores do not carry more.
+#[derive(Default)]
+pub struct Fixtures {
+    beds: Mutex<BTreeMap<Fixture, Result<Bed, String>>>,
+}
+
+impl Fixtures {
+    /// No cluster yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Runs one test on its cluster; on failure tells where the logs are and what they end with.
+    pub fn run(
+        &self,
+        fixture: Fixture,
+        name: &str,
+        test: fn(&Bed) -> Result<()>,
+    ) -> Result<(), String> {
+        let mut beds = self
+            .beds
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        if !beds.contains_key(&fixture) {
+            for (_, bed) in std::mem::take(&mut *beds) {
+                if let Ok(bed) = bed {
+                    bed.down().map_err(|error| format!("{error:#}"))?;
+                }
+            }
+            beds.insert(
+                fixture,
+                Bed::up(&fixture.spec()).map_err(|error| format!("{error:#}")),
+            );
+        }
+        let bed = match beds.get(&fixture) {
+            Some(Ok(bed)) => bed,
+            Some(Err(error)) => return Err(format!("cluster {fixture:?} did not start: {error}")),
+            None => return Err(format!("cluster {fixture:?} is gone")),
+        };
+        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| test(bed)))
+            .unwrap_or_else(|panic| {
+                let text = panic.downcast_ref::<String>().map(String::as_str);
+                let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
+                Err(anyhow!("panicked: {}", text.unwrap_or("no message")))
+            });
+        result.map_err(|error| format!("{error:#}\n\n{}", bed.report(name)))
+    }
+
+    /// Removes what is left; false when something could not be removed.
+    pub fn down(&self) -> bool {
+        let beds = std::mem::take(
+            &mut *self
+                .beds
+                .lock()
+                .unwrap_or_else(std::sync::PoisonError::into_inner),
+        );
+        let mut clean = true;
+        for (fixture, bed) in beds {
+            if let Ok(bed) = bed
+                && let Err(error) = bed.down()
+            {
+                Progress::stderr().say(format!(
+                    "cluster {fixture:?} could not be removed: {error:#}"
+                ));
+                clean = false;
+            }
+        }
+        clean
+    }
+}

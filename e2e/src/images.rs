@@ -1,0 +1,65 @@
+//! The images under test, built by `cargo xtask images` and loaded on every node.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+use carrick_testbed::Cluster;
+use serde_json::Value;
+
+use crate::command::{root, succeed};
+
+/// Names of what was loaded.
+pub struct Images {
+    /// Chart values that name our images.
+    values: Vec<(String, String)>,
+    /// The test pods' image.
+    pub agnhost: String,
+    /// carrickctl on this machine.
+    pub carrickctl: PathBuf,
+}
+
+impl Images {
+    /// Builds (or finds) the images and loads them on every node of a cluster.
+    pub fn build(cluster: &Cluster) -> Result<Self> {
+        let mut command = Command::new(std::env::var_os("CARGO").unwrap_or("cargo".into()));
+        command
+            .current_dir(root())
+            .args(["xtask", "images", "--output", "json"]);
+        let images: Value = serde_json::from_str(&succeed(&mut command, None)?)?;
+        let mut values = vec![("images.registry".to_owned(), "localhost".to_owned())];
+        for image in images.as_array().into_iter().flatten() {
+            let archive = image["archive"]
+                .as_str()
+                .context("an image without an archive")?;
+            cluster.load_image(Path::new(archive))?;
+            let reference = image["reference"]
+                .as_str()
+                .context("an image without a name")?;
+            let tag = reference
+                .rsplit(':')
+                .next()
+                .context("an image without a tag")?
+                .to_owned();
+            match image["name"].as_str() {
+                Some("carrick") => values.push(("images.carrick.tag".to_owned(), tag)),
+                Some("carrick-ovs") => values.push(("images.carrickOvs.tag".to_owned(), tag)),
+                other => bail!("an image named {other:?}"),
+            }
+        }
+        let agnhost = cluster.load_image(cluster.binaries().agnhost_image()?.path())?;
+        let target = std::env::var_os("CARGO_TARGET_DIR")
+            .map_or_else(|| root().join("target"), PathBuf::from);
+        let carrickctl = target.join("stripped/debug/carrickctl");
+        Ok(Self {
+            values,
+            agnhost: agnhost.name().to_owned(),
+            carrickctl,
+        })
+    }
+
+    /// Chart values that name our images.
+    pub fn values(&self) -> &[(String, String)] {
+        &self.values
+    }
+}

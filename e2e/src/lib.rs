@@ -1,0 +1,17 @@
+//! End-to-end tests on a real Kubernetes: the bed they run on.
+//!
+//! [`fixture::Fixtures`] starts each cluster once; [`Bed`] is a cluster with Carrick on it;
+//! [`pod::Pod`] a test pod whose network namespace tests run commands in. Everything waits for
+//! conditions with a deadline ([`wait::until`]), nothing sleeps for luck.
+
+pub mod bed;
+mod command;
+pub mod fixture;
+mod images;
+pub mod pod;
+pub mod portrait;
+pub mod prober;
+pub mod wait;
+
+pub use bed::Bed;
+pub use pod::Pod;

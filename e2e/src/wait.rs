@@ -1,0 +1,32 @@
+//! Waiting for conditions.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail};
+
+/// How often a condition is looked at.
+const INTERVAL: Duration = Duration::from_millis(200);
+
+/// Waits until `condition` returns true. Errors of the condition are remembered and shown when the
+/// deadline passes.
+pub fn until(
+    what: &str,
+    deadline: Duration,
+    mut condition: impl FnMut() -> Result<bool>,
+) -> Result<()> {
+    let started = Instant::now();
+    loop {
+        let last = match condition() {
+            Ok(true) => return Ok(()),
+            Ok(false) => None,
+            Err(error) => Some(error),
+        };
+        if started.elapsed() > deadline {
+            match last {
+                Some(error) => bail!("waited {deadline:?} for {what}: {error:#}"),
+                None => bail!("waited {deadline:?} for {what}"),
+            }
+        }
+        std::thread::sleep(INTERVAL);
+    }
+}

@@ -1,0 +1,220 @@
+//! Many pods, and nothing left of them.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use carrick_e2e::bed::Bed;
+use carrick_e2e::pod;
+use carrick_e2e::wait;
+use serde_json::{Value, json};
+
+use crate::Test;
+
+/// Creations and deletions in `nothing_is_left_of_200_pods`, in rounds that a node carries at once.
+const ROUNDS: usize = 4;
+const PODS_A_ROUND: usize = 50;
+
+pub fn tests() -> Vec<Test> {
+    vec![
+        ("a_hundred_pods_on_one_node", hundred),
+        ("nothing_is_left_of_200_pods", two_hundred),
+        ("host_ports_reach_their_pod_and_go_with_it", host_port),
+    ]
+}
+
+/// What a node holds for pods: flows, ports, links, namespaces, addresses in use.
+#[derive(Debug, PartialEq, Eq)]
+struct Held {
+    flows: usize,
+    ports: usize,
+    links: usize,
+    namespaces: usize,
+    attachments: usize,
+}
+
+fn held(bed: &Bed, node: &str) -> Result<Held> {
+    let count = |script: &str| -> Result<usize> {
+        let out = bed.node(node, script)?;
+        out.trim()
+            .parse()
+            .with_context(|| format!("{script} printed {out:?}"))
+    };
+    Ok(Held {
+        flows: count(
+            "ovs-ofctl -O OpenFlow15 dump-flows unix:/run/carrick/openvswitch/br-int.mgmt | grep -c priority= || true",
+        )?,
+        ports: count(
+            "ovs-vsctl --db=unix:/run/carrick/openvswitch/db.sock list-ports br-int | grep -c ^car | cat",
+        )?,
+        links: count("ip -o link show | grep -c ' car[0-9a-f]\\{12\\}' | cat")?,
+        namespaces: count("ls /run/netns | grep -c cni- | cat")?,
+        attachments: bed.agent_json(node, "/v1/attachments")?["attachments"]
+            .as_array()
+            .map_or(0, Vec::len),
+    })
+}
+
+/// Creates `count` pods on a node with one Deployment and waits until all are ready.
+fn crowd(bed: &Bed, namespace: &str, name: &str, node: &str, count: usize) -> Result<()> {
+    let mut template = pod::manifest(bed, namespace, name, node);
+    let metadata = json!({"labels": {"app": name}});
+    template["spec"]["containers"][0]["args"] = json!(["pause"]);
+    let spec = template["spec"].take();
+    bed.apply(&json!({
+        "apiVersion": "apps/v1", "kind": "Deployment",
+        "metadata": {"namespace": namespace, "name": name},
+        "spec": {
+            "replicas": count, "selector": {"matchLabels": {"app": name}},
+            "template": {"metadata": metadata, "spec": spec},
+        },
+    }))?;
+    wait::until(
+        &format!("{count} pods of {name} on {node}"),
+        Duration::from_mins(7),
+        || {
+            let deployment = bed.get("deployment", Some(namespace), name)?;
+            let ready = deployment["status"]["readyReplicas"].as_u64().unwrap_or(0);
+            ensure!(ready >= count as u64, "{ready} of {count} are ready");
+            Ok(true)
+        },
+    )
+}
+
+fn gone(bed: &Bed, namespace: &str, name: &str) -> Result<()> {
+    bed.kubectl(&[
+        "delete",
+        "deployment",
+        "-n",
+        namespace,
+        name,
+        "--cascade=foreground",
+        "--timeout=300s",
+    ])?;
+    wait::until(
+        &format!("pods of {name} to be gone"),
+        Duration::from_mins(5),
+        || {
+            let out = bed.kubectl(&[
+                "get",
+                "pods",
+                "-n",
+                namespace,
+                "-l",
+                &format!("app={name}"),
+                "-o",
+                "name",
+            ])?;
+            ensure!(out.trim().is_empty(), "{} left", out.lines().count());
+            Ok(true)
+        },
+    )
+}
+
+fn hundred(bed: &Bed) -> Result<()> {
+    let namespace = bed.namespace("addresses")?;
+    let node = bed.node_name(0);
+    crowd(bed, &namespace, "hundred", node, 100)?;
+    let pods = bed.kubectl(&[
+        "get",
+        "pods",
+        "-n",
+        &namespace,
+        "-l",
+        "app=hundred",
+        "-o",
+        "json",
+    ])?;
+    let pods: Value = serde_json::from_str(&pods)?;
+    let mut addresses: Vec<String> = pods["items"]
+        .as_array()
+        .context("no list")?
+        .iter()
+        .flat_map(|pod| {
+            pod["status"]["podIPs"]
+                .as_array()
+                .cloned()
+                .unwrap_or_default()
+        })
+        .filter_map(|ip| ip["ip"].as_str().map(str::to_owned))
+        .collect();
+    let all = addresses.len();
+    addresses.sort();
+    addresses.dedup();
+    ensure!(all == addresses.len(), "an address was given twice");
+    ensure!(all >= 100, "{all} addresses for 100 pods");
+    let probe = pod::Pod::create(bed, &namespace, "probe", bed.node_name(1))?;
+    for address in &addresses {
+        probe.run(bed, &format!("ping -n -c 1 -W 2 {address}"))?;
+    }
+    gone(bed, &namespace, "hundred")?;
+    probe.delete(bed)
+}
+
+fn two_hundred(bed: &Bed) -> Result<()> {
+    let namespace = bed.namespace("addresses")?;
+    let node = bed.last_node();
+    let before = settled(bed, node)?;
+    for round in 0..ROUNDS {
+        let name = format!("round-{round}");
+        crowd(bed, &namespace, &name, node, PODS_A_ROUND)?;
+        gone(bed, &namespace, &name)?;
+    }
+    let mut last = None;
+    wait::until(
+        "the node to hold what it held before",
+        Duration::from_mins(2),
+        || {
+            let now = held(bed, node)?;
+            let same = now == before;
+            last = Some(now);
+            Ok(same)
+        },
+    )
+    .with_context(|| format!("before {before:?}, now {last:?}"))
+}
+
+/// What the node holds once two looks in a row agree.
+fn settled(bed: &Bed, node: &str) -> Result<Held> {
+    let mut previous = held(bed, node)?;
+    wait::until("the node to settle", Duration::from_mins(1), || {
+        let now = held(bed, node)?;
+        let same = now == previous;
+        previous = now;
+        Ok(same)
+    })?;
+    Ok(previous)
+}
+
+fn host_port(bed: &Bed) -> Result<()> {
+    let namespace = bed.namespace("addresses")?;
+    let node = bed.node_name(0);
+    let mut manifest = pod::manifest(bed, &namespace, "host-port", node);
+    manifest["spec"]["containers"][0]["ports"] =
+        json!([{"containerPort": pod::TCP_PORT, "hostPort": 18080, "protocol": "TCP"}]);
+    bed.apply(&manifest)?;
+    let target = pod::Pod::running(bed, &namespace, "host-port")?;
+    let far = pod::Pod::create(bed, &namespace, "far", bed.node_name(1))?;
+    for address in bed.node_addresses(node)? {
+        let request = format!(
+            "curl -sS --fail --noproxy '*' --max-time 5 http://{}:18080/hostname",
+            pod::bracket(address)
+        );
+        for answer in [
+            bed.node(bed.node_name(1), &request)?,
+            far.run(bed, &request)?,
+            bed.node(node, &request)?,
+        ] {
+            ensure!(answer.trim() == "host-port", "{answer:?} answered");
+        }
+    }
+    target.delete(bed)?;
+    let address = bed.node_addresses(node)?[0];
+    wait::until("the host port to close", Duration::from_secs(30), || {
+        let request = format!(
+            "curl -sS --noproxy '*' --max-time 2 http://{}:18080/hostname",
+            pod::bracket(address)
+        );
+        Ok(bed.node(bed.node_name(1), &request).is_err())
+    })?;
+    far.delete(bed)
+}

@@ -1,0 +1,313 @@
+//! The effective spec: a `Networking` with every default filled in.
+//!
+//! It is what is validated, compared with the last applied one, rendered and shown in
+//! `status.effective`. Stored in the Secret [`carrick_api::names::object::LAST_APPLIED`] with
+//! every default explicit, so that a new operator's new defaults never change a running network
+//! by themselves.
+
+use std::collections::BTreeMap;
+
+use carrick_api::effective::{
+    Cni, DatapathType, EffectiveConfig, Endpoint, SnatMode, Traffic, TrafficMode, TunnelProtocol,
+};
+use carrick_api::networking::{
+    self, IpamMode, LogLevel, Management, NetworkingSpec, Placement, Provider, PullPolicy,
+    Resources, Switch,
+};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use serde::{Deserialize, Serialize};
+
+use crate::facts::{Facts, Installation};
+use crate::image::{self, Source};
+use crate::provider::Detection;
+
+/// Key of the taint that bootstrap sets on nodes without an agent.
+pub const DEFAULT_TAINT_KEY: &str = "carrick.dev/agent-not-ready";
+/// Name of the configuration list in the CNI directory: sorts before everybody's.
+pub const DEFAULT_CONF_FILE: &str = "05-carrick.conflist";
+
+/// A `Networking` with every default filled in.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Effective {
+    /// What this cluster is; never `Auto`.
+    pub provider: Provider,
+    /// The API server for operands.
+    pub api_server: Endpoint,
+    /// Images and how they are pulled.
+    pub images: Images,
+    /// How packets travel.
+    pub traffic: Traffic,
+    /// Where pod addresses come from.
+    pub ipam: IpamMode,
+    /// Which datapath.
+    pub datapath: DatapathType,
+    /// CNI files on hosts.
+    pub cni: Cni,
+    /// The controller's Deployment.
+    pub controller: Controller,
+    /// The DaemonSets.
+    pub agent: Agent,
+    /// Log level of controller and agents.
+    pub log_level: LogLevel,
+    /// The controller removes the startup taint.
+    pub taint: Switch,
+    /// Its key.
+    pub taint_key: String,
+}
+
+/// Images and how they are pulled.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Images {
+    /// Reference of the `carrick` image.
+    pub carrick: String,
+    /// Reference of the `carrick-ovs` image.
+    pub carrick_ovs: String,
+    /// When kubelets pull.
+    pub pull_policy: PullPolicy,
+    /// Names of pull Secrets.
+    pub pull_secrets: Vec<String>,
+}
+
+/// The controller's Deployment.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Controller {
+    /// Replicas asked for; a cluster of one node gets one (see [`Effective::controller_replicas`]).
+    pub replicas: i32,
+    /// Where.
+    pub placement: Placement,
+    /// How much.
+    pub resources: Resources,
+    /// More arguments.
+    pub extra_args: Vec<String>,
+}
+
+/// The DaemonSets of agent and switch.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Agent {
+    /// Where.
+    pub placement: Placement,
+    /// How much the agent gets.
+    pub resources: Resources,
+    /// How much the switch gets.
+    pub switch_resources: Resources,
+    /// PriorityClass of both.
+    pub priority_class: String,
+}
+
+fn text(value: Option<&String>, default: &str) -> String {
+    match value {
+        Some(value) if !value.is_empty() => value.clone(),
+        _ => default.to_owned(),
+    }
+}
+
+fn requests(cpu: &str, memory: &str) -> Resources {
+    Resources {
+        requests: Some(BTreeMap::from([
+            ("cpu".to_owned(), Quantity(cpu.to_owned())),
+            ("memory".to_owned(), Quantity(memory.to_owned())),
+        ])),
+        limits: None,
+    }
+}
+
+/// Fills in every default of `spec`.
+pub fn resolve(
+    spec: &NetworkingSpec,
+    installation: &Installation,
+    facts: &Facts,
+    detection: &Detection,
+) -> Effective {
+    let provider = match spec.provider {
+        None | Some(Provider::Auto) => detection.provider,
+        Some(provider) => provider,
+    };
+    let profile = crate::provider::profile(provider);
+    let api = spec.api_server.clone().unwrap_or_default();
+    let api_server = match (api.host, api.port) {
+        (Some(host), Some(port)) if !host.is_empty() && port != 0 => Endpoint { host, port },
+        _ => facts.reached.clone(),
+    };
+    let traffic = spec.traffic.clone().unwrap_or_default();
+    let cni = spec.cni.clone().unwrap_or_default();
+    let controller = spec.controller.clone().unwrap_or_default();
+    let agent = spec.agent.clone().unwrap_or_default();
+    let startup = spec.startup.clone().unwrap_or_default();
+    Effective {
+        provider,
+        api_server,
+        images: images(spec.images.as_ref(), installation),
+        traffic: Traffic {
+            mode: traffic.mode.unwrap_or(TrafficMode::Encap),
+            tunnel_protocol: traffic
+                .tunnel
+                .and_then(|tunnel| tunnel.protocol)
+                .unwrap_or(TunnelProtocol::Geneve),
+            mtu: traffic.mtu.unwrap_or(0),
+            transport_interface: traffic
+                .transport
+                .and_then(|t| t.interface)
+                .unwrap_or_default(),
+            snat: traffic
+                .snat
+                .and_then(|snat| snat.mode)
+                .unwrap_or(SnatMode::Auto),
+        },
+        ipam: spec
+            .ipam
+            .as_ref()
+            .and_then(|ipam| ipam.mode)
+            .unwrap_or(IpamMode::NodeCIDR),
+        datapath: spec
+            .datapath
+            .as_ref()
+            .and_then(|d| d.type_)
+            .unwrap_or(DatapathType::Auto),
+        cni: Cni {
+            bin_dir: text(cni.bin_dir.as_ref(), profile.cni_bin_dir),
+            conf_dir: text(cni.conf_dir.as_ref(), profile.cni_conf_dir),
+            conf_file: text(cni.conf_file.as_ref(), DEFAULT_CONF_FILE),
+            exclusive: cni.exclusive.unwrap_or(true),
+        },
+        controller: Controller {
+            replicas: controller.replicas.unwrap_or(2).max(1),
+            placement: controller.placement.unwrap_or_default(),
+            resources: controller
+                .resources
+                .unwrap_or_else(|| requests("100m", "64Mi")),
+            extra_args: controller.extra_args.unwrap_or_default(),
+        },
+        agent: Agent {
+            placement: agent.placement.unwrap_or_default(),
+            resources: agent.resources.unwrap_or_else(|| requests("50m", "48Mi")),
+            switch_resources: agent
+                .switch_resources
+                .unwrap_or_else(|| requests("100m", "96Mi")),
+            priority_class: text(agent.priority_class.as_ref(), "system-node-critical"),
+        },
+        log_level: spec
+            .observability
+            .as_ref()
+            .and_then(|observability| observability.log_level)
+            .unwrap_or(LogLevel::Info),
+        taint: startup.taint.unwrap_or(Switch::Enabled),
+        taint_key: text(startup.taint_key.as_ref(), DEFAULT_TAINT_KEY),
+    }
+}
+
+fn images(images: Option<&networking::Images>, installation: &Installation) -> Images {
+    let images = images.cloned().unwrap_or_default();
+    let digests = images.digests.unwrap_or_default();
+    let registry = images.registry.unwrap_or_default();
+    let prefix = images.prefix.unwrap_or_default();
+    let reference = |default: &str, name: &str| {
+        let digest = digests.get(name).map_or("", String::as_str);
+        image::resolve(
+            default,
+            &Source {
+                registry: &registry,
+                prefix: &prefix,
+                digest,
+            },
+        )
+    };
+    Images {
+        carrick: reference(&installation.carrick_image, "carrick"),
+        carrick_ovs: reference(&installation.carrick_ovs_image, "carrick-ovs"),
+        pull_policy: images.pull_policy.unwrap_or(PullPolicy::IfNotPresent),
+        pull_secrets: images
+            .pull_secrets
+            .unwrap_or_else(|| installation.pull_secrets.clone()),
+    }
+}
+
+impl Effective {
+    /// How many replicas of the controller run: one where there is one node to run on, because
+    /// they share host ports.
+    pub fn controller_replicas(&self, facts: &Facts) -> i32 {
+        let nodes = facts.nodes.iter().filter(|node| node.is_linux()).count();
+        i32::try_from(nodes)
+            .unwrap_or(i32::MAX)
+            .clamp(1, self.controller.replicas)
+    }
+
+    /// The configuration that controller and agents read.
+    pub fn config(&self, facts: &Facts) -> EffectiveConfig {
+        EffectiveConfig {
+            api_server: self.api_server.clone(),
+            traffic: self.traffic.clone(),
+            datapath: self.datapath,
+            cni: self.cni.clone(),
+            startup_taint: (self.taint == Switch::Enabled).then(|| self.taint_key.clone()),
+            service_cidrs: facts.service_cidrs.clone(),
+            log_level: self.log_level.as_str().to_owned(),
+        }
+    }
+
+    /// As it is shown in `status.effective`: the spec a person could have written.
+    pub fn to_spec(&self, spec: &NetworkingSpec) -> NetworkingSpec {
+        let images = spec.images.clone().unwrap_or_default();
+        NetworkingSpec {
+            management: Some(spec.management.unwrap_or(Management::Managed)),
+            provider: Some(self.provider),
+            api_server: Some(networking::ApiServer {
+                host: Some(self.api_server.host.clone()),
+                port: Some(self.api_server.port),
+            }),
+            images: Some(networking::Images {
+                pull_policy: Some(self.images.pull_policy),
+                pull_secrets: Some(self.images.pull_secrets.clone()),
+                ..images
+            }),
+            traffic: Some(networking::Traffic {
+                mode: Some(self.traffic.mode),
+                tunnel: Some(networking::Tunnel {
+                    protocol: Some(self.traffic.tunnel_protocol),
+                }),
+                mtu: Some(self.traffic.mtu),
+                transport: Some(networking::Transport {
+                    interface: Some(self.traffic.transport_interface.clone()),
+                }),
+                snat: Some(networking::Snat {
+                    mode: Some(self.traffic.snat),
+                }),
+            }),
+            ipam: Some(networking::Ipam {
+                mode: Some(self.ipam),
+            }),
+            datapath: Some(networking::Datapath {
+                type_: Some(self.datapath),
+            }),
+            cni: Some(networking::Cni {
+                bin_dir: Some(self.cni.bin_dir.clone()),
+                conf_dir: Some(self.cni.conf_dir.clone()),
+                conf_file: Some(self.cni.conf_file.clone()),
+                exclusive: Some(self.cni.exclusive),
+            }),
+            controller: Some(networking::Controller {
+                replicas: Some(self.controller.replicas),
+                placement: Some(self.controller.placement.clone()),
+                resources: Some(self.controller.resources.clone()),
+                extra_args: Some(self.controller.extra_args.clone()),
+            }),
+            agent: Some(networking::Agent {
+                placement: Some(self.agent.placement.clone()),
+                resources: Some(self.agent.resources.clone()),
+                switch_resources: Some(self.agent.switch_resources.clone()),
+                priority_class: Some(self.agent.priority_class.clone()),
+            }),
+            observability: Some(networking::Observability {
+                log_level: Some(self.log_level),
+            }),
+            startup: Some(networking::Startup {
+                taint: Some(self.taint),
+                taint_key: Some(self.taint_key.clone()),
+            }),
+            acknowledge: Some(spec.acknowledge.clone().unwrap_or_default()),
+        }
+    }
+}

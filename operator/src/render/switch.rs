@@ -1,0 +1,87 @@
+//! The switch: Open vSwitch in a DaemonSet of its own.
+//!
+//! Its template depends on the image, the datapath (which cannot change while the network runs), its
+//! resources, its nodes and its priority, and on nothing else of the configuration: a change of configuration never restarts a switch. A change of the image
+//! takes one node at a time.
+
+use carrick_api::effective::DatapathType;
+use carrick_api::names::{object, path, port};
+use k8s_openapi::api::apps::v1::{
+    DaemonSet, DaemonSetSpec, DaemonSetUpdateStrategy, RollingUpdateDaemonSet,
+};
+use k8s_openapi::api::core::v1::{PodSpec, PodTemplateSpec};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+
+use super::pod::{self, Access};
+use super::{Input, meta, pod_labels, selector};
+use crate::object::{Kind, Object, ObjectError};
+
+const NAME: &str = object::SWITCH;
+
+/// What Open vSwitch may do on either datapath: datapaths, ports and tap devices (NET_ADMIN), raw
+/// sockets (NET_RAW). The kernel loads `openvswitch` by itself when it is asked for it.
+const CAPABILITIES: [&str; 2] = ["NET_ADMIN", "NET_RAW"];
+
+pub(crate) fn objects(input: &Input<'_>) -> Result<Vec<Object>, ObjectError> {
+    Ok(vec![Object::new(Kind::DaemonSet, &daemon_set(input))?])
+}
+
+fn daemon_set(input: &Input<'_>) -> DaemonSet {
+    DaemonSet {
+        metadata: meta(input, NAME, NAME),
+        spec: Some(DaemonSetSpec {
+            revision_history_limit: Some(3),
+            selector: LabelSelector {
+                match_labels: Some(selector(NAME)),
+                ..LabelSelector::default()
+            },
+            update_strategy: Some(DaemonSetUpdateStrategy {
+                type_: Some("RollingUpdate".to_owned()),
+                rolling_update: Some(RollingUpdateDaemonSet {
+                    max_surge: None,
+                    max_unavailable: Some(IntOrString::Int(1)),
+                }),
+            }),
+            template: PodTemplateSpec {
+                metadata: Some(ObjectMeta {
+                    labels: Some(pod_labels(NAME)),
+                    ..ObjectMeta::default()
+                }),
+                spec: Some(pod_spec(input)),
+            },
+            ..DaemonSetSpec::default()
+        }),
+        ..DaemonSet::default()
+    }
+}
+
+fn pod_spec(input: &Input<'_>) -> PodSpec {
+    let agent = &input.effective.agent;
+    let image = &input.effective.images.carrick_ovs;
+    let mut container =
+        pod::container(input, "switch", image, &["switch"], &agent.switch_resources);
+    container.env = Some(pod::identity_env());
+    pod::probes(&mut container, port::SWITCH_HTTP);
+    let mut volumes = vec![pod::host_path("run", path::RUN_DIR, "DirectoryOrCreate")];
+    let mut mounts = vec![pod::mount("run", path::RUN_DIR, Access::ReadWrite)];
+    if input.effective.datapath == DatapathType::Userspace {
+        // Internal ports are tap devices there.
+        volumes.push(pod::host_path("tun", "/dev/net/tun", "CharDevice"));
+        mounts.push(pod::mount("tun", "/dev/net/tun", Access::ReadWrite));
+    }
+    volumes.push(pod::empty_dir("tmp"));
+    mounts.push(pod::mount("tmp", "/tmp", Access::ReadWrite));
+    container.security_context = Some(pod::root_with(&CAPABILITIES));
+    container.volume_mounts = Some(mounts);
+    PodSpec {
+        containers: vec![container],
+        tolerations: Some(pod::tolerate_all()),
+        priority_class_name: Some(agent.priority_class.clone()),
+        // It talks to nobody but the agent beside it.
+        automount_service_account_token: Some(false),
+        termination_grace_period_seconds: Some(30),
+        volumes: Some(volumes),
+        ..pod::pod_spec(input, NAME, &agent.placement)
+    }
+}

@@ -1,0 +1,316 @@
+//! Whether an effective spec can work in this cluster.
+//!
+//! CEL in the CRD refuses what one object can tell; here is what needs the cluster to tell. What
+//! is doubtful but not wrong is a [`Doubt`]: over-strict validation bricks clusters.
+
+use carrick_api::effective::DatapathType;
+use ipnet::IpNet;
+
+use crate::effective::Effective;
+use crate::facts::{Facts, Probe};
+use crate::verdict::{Doubt, Refusal};
+
+/// The least MTU of a link that carries IPv6 (RFC 8200 §5).
+const IPV6_MIN_MTU: u16 = 1280;
+/// The least MTU an IPv4 host must take (RFC 791).
+const IPV4_MIN_MTU: u16 = 576;
+/// How many examples a message names.
+const EXAMPLES: usize = 3;
+
+/// What is wrong with `effective` in this cluster.
+pub fn refusals(effective: &Effective, facts: &Facts) -> Vec<Refusal> {
+    let mut found = Vec::new();
+    let mtu = effective.traffic.mtu;
+    if mtu != 0 && mtu < IPV4_MIN_MTU {
+        found.push(Refusal {
+            field: "spec.traffic.mtu".into(),
+            reason: format!("{mtu} is below {IPV4_MIN_MTU}, the least an IPv4 host must take"),
+            mend: format!("set it to 0 (computed) or to {IPV4_MIN_MTU} or more"),
+        });
+    } else if mtu != 0 && mtu < IPV6_MIN_MTU && facts.has_ipv6() {
+        found.push(Refusal {
+            field: "spec.traffic.mtu".into(),
+            reason: format!(
+                "{mtu} is below {IPV6_MIN_MTU}, the least IPv6 works with, and pods here have IPv6 addresses"
+            ),
+            mend: format!("set it to 0 (computed) or to {IPV6_MIN_MTU} or more"),
+        });
+    }
+    if effective.datapath == DatapathType::Userspace
+        && effective.traffic.transport_interface.is_empty()
+    {
+        found.push(Refusal {
+            field: "spec.traffic.transport.interface".into(),
+            reason: "the userspace datapath takes the transport interface into a bridge of Open \
+                     vSwitch, so it must be named"
+                .into(),
+            mend:
+                "name an interface that every node has and that the kubelet does not use, or set \
+                   datapath.type to Auto"
+                    .into(),
+        });
+    }
+    if let Probe::Failed(why) = &facts.api_server_probe {
+        found.push(Refusal {
+            field: "spec.apiServer".into(),
+            reason: format!(
+                "no API server answers at {}:{} ({why})",
+                effective.api_server.host, effective.api_server.port
+            ),
+            mend: format!(
+                "name an endpoint that every node reaches without a Service proxy, or leave it out \
+                 to use {}:{}, which the operator reached",
+                facts.reached.host, facts.reached.port
+            ),
+        });
+    }
+    for (field, path) in [
+        ("spec.cni.binDir", &effective.cni.bin_dir),
+        ("spec.cni.confDir", &effective.cni.conf_dir),
+    ] {
+        if path.split('/').any(|part| part == ".." || part == ".") || path.contains("//") {
+            found.push(Refusal {
+                field: field.into(),
+                reason: format!("{path} is not a plain absolute path"),
+                mend: "write it without '.', '..' and double slashes".into(),
+            });
+        }
+    }
+    found
+}
+
+/// What is doubtful about `effective` in this cluster.
+pub fn doubts(effective: &Effective, facts: &Facts) -> Vec<Doubt> {
+    let mut found = Vec::new();
+    let host = effective.api_server.host.as_str();
+    let by_service_address = host
+        .parse()
+        .is_ok_and(|address| facts.kubernetes_service.contains(&address));
+    if by_service_address || host.starts_with("kubernetes.default") {
+        found.push(Doubt {
+            name: "api-server-is-a-service",
+            message: format!(
+                "operands reach the API server at {host}, which is the kubernetes Service: that works only \
+                 while a Service proxy runs on every node. Set apiServer.host and apiServer.port (or the \
+                 chart's values of that name) to an endpoint of the API server itself."
+            ),
+        });
+    }
+    let without: Vec<&str> = facts
+        .nodes
+        .iter()
+        .filter(|node| in_scope(effective, node) && node.pod_cidrs.is_empty())
+        .map(|node| node.name.as_str())
+        .collect();
+    if !without.is_empty() {
+        found.push(Doubt {
+            name: "nodes-without-pod-cidrs",
+            message: format!(
+                "{} have no spec.podCIDRs, so their pods get no addresses: {}. Run \
+                 kube-controller-manager with --allocate-node-cidrs and --cluster-cidr.",
+                count(without.len(), "node"),
+                some(&without)
+            ),
+        });
+    }
+    let overlaps = overlaps(facts);
+    if !overlaps.is_empty() {
+        let names: Vec<&str> = overlaps.iter().map(String::as_str).collect();
+        found.push(Doubt {
+            name: "overlapping-pod-cidrs",
+            message: format!(
+                "pod CIDRs overlap, so those routes are not programmed: {}. Delete the node that has the wrong \
+                 range and let it register again.",
+                some(&names)
+            ),
+        });
+    }
+    found
+}
+
+/// The node is to carry the network.
+pub fn in_scope(effective: &Effective, node: &crate::facts::NodeFact) -> bool {
+    node.is_linux()
+        && effective
+            .agent
+            .placement
+            .node_selector
+            .as_ref()
+            .is_none_or(|selector| node.matches(selector))
+}
+
+fn overlap(a: &IpNet, b: &IpNet) -> bool {
+    a.contains(b) || b.contains(a)
+}
+
+/// Overlaps between nodes' pod CIDRs, and of them with the Service ranges.
+///
+/// Sorted by start, a range overlaps an earlier one exactly when it overlaps the widest-reaching
+/// one before it, so this is linear after the sort and fine for thousands of nodes.
+fn overlaps(facts: &Facts) -> Vec<String> {
+    let mut ranges: Vec<(IpNet, &str)> = facts
+        .nodes
+        .iter()
+        .flat_map(|node| {
+            node.pod_cidrs
+                .iter()
+                .map(|cidr| (*cidr, node.name.as_str()))
+        })
+        .collect();
+    ranges.sort_by_key(|(cidr, name)| (cidr.network(), cidr.prefix_len(), *name));
+    let mut found = Vec::new();
+    let mut widest: Option<(IpNet, &str)> = None;
+    for (cidr, name) in ranges {
+        match widest {
+            Some((other, owner)) if overlap(&other, &cidr) => {
+                found.push(format!(
+                    "{cidr} of node {name} with {other} of node {owner}"
+                ));
+            }
+            _ => widest = Some((cidr, name)),
+        }
+        if let Some(services) = facts
+            .service_cidrs
+            .iter()
+            .find(|range| overlap(range, &cidr))
+        {
+            found.push(format!(
+                "{cidr} of node {name} with the Service range {services}"
+            ));
+        }
+    }
+    found
+}
+
+/// "1 node", "3 nodes".
+pub fn count(number: usize, noun: &str) -> String {
+    if number == 1 {
+        format!("1 {noun}")
+    } else {
+        format!("{number} {noun}s")
+    }
+}
+
+/// The first few names, and how many more.
+pub fn some(names: &[&str]) -> String {
+    let mut text = names
+        .iter()
+        .take(EXAMPLES)
+        .copied()
+        .collect::<Vec<_>>()
+        .join(", ");
+    if names.len() > EXAMPLES {
+        text = format!("{text} and {} more", names.len() - EXAMPLES);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::samples;
+    use proptest::prelude::*;
+
+    fn check(spec: &str, change: impl Fn(&mut Facts)) -> Vec<String> {
+        let mut facts = samples::facts();
+        change(&mut facts);
+        let effective = samples::effective_of(&samples::spec(spec));
+        refusals(&effective, &facts)
+            .iter()
+            .map(|refusal| refusal.field.clone())
+            .collect()
+    }
+
+    #[test]
+    fn a_spec_that_cannot_work_here_is_refused() {
+        let v6 = |facts: &mut Facts| facts.nodes.push(samples::node("node4", "fd00::/64"));
+        assert_eq!(check("{}", |_| {}), [""; 0]);
+        assert_eq!(check("{traffic: {mtu: 1279}}", |_| {}), [""; 0]);
+        assert_eq!(check("{traffic: {mtu: 1279}}", v6), ["spec.traffic.mtu"]);
+        assert_eq!(check("{traffic: {mtu: 1280}}", v6), [""; 0]);
+        assert_eq!(check("{traffic: {mtu: 100}}", |_| {}), ["spec.traffic.mtu"]);
+        assert_eq!(
+            check("{datapath: {type: Userspace}}", |_| {}),
+            ["spec.traffic.transport.interface"]
+        );
+        assert_eq!(
+            check("{cni: {binDir: /opt/../etc}}", |_| {}),
+            ["spec.cni.binDir"]
+        );
+        let failed = |facts: &mut Facts| facts.api_server_probe = Probe::Failed("refused".into());
+        assert_eq!(
+            check("{apiServer: {host: a, port: 1}}", failed),
+            ["spec.apiServer"]
+        );
+    }
+
+    #[test]
+    fn every_refusal_says_how_to_mend_it() {
+        let facts = Facts {
+            api_server_probe: Probe::Failed("x".into()),
+            ..samples::facts()
+        };
+        let spec =
+            "{traffic: {mtu: 1}, datapath: {type: Userspace}, cni: {binDir: /a//b, confDir: /./x}}";
+        let found = refusals(&samples::effective_of(&samples::spec(spec)), &facts);
+        assert_eq!(found.len(), 5);
+        for refusal in found {
+            assert!(
+                !refusal.mend.is_empty() && refusal.to_string().ends_with('.'),
+                "{refusal}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_is_doubtful_is_named() {
+        let mut facts = samples::facts();
+        facts.reached.host = "10.96.0.1".into();
+        facts.nodes.push(samples::node("node4", "10.244.1.128/25"));
+        facts.nodes.push(samples::node("node5", "10.96.3.0/24"));
+        facts.nodes[0].pod_cidrs.clear();
+        let mut effective = samples::effective();
+        effective.api_server.host = "10.96.0.1".into();
+        let found = doubts(&effective, &facts);
+        let names: Vec<_> = found.iter().map(|doubt| doubt.name).collect();
+        assert_eq!(
+            names,
+            [
+                "api-server-is-a-service",
+                "nodes-without-pod-cidrs",
+                "overlapping-pod-cidrs"
+            ]
+        );
+        assert!(
+            found[2]
+                .message
+                .contains("10.244.1.128/25 of node node4 with 10.244.1.0/24 of node node2")
+        );
+        assert!(
+            found[2]
+                .message
+                .contains("10.96.3.0/24 of node node5 with the Service range 10.96.0.0/16")
+        );
+    }
+
+    proptest! {
+        // The sorted sweep finds an overlap exactly when comparing everything with everything does.
+        #[test]
+        fn overlaps_are_found(ranges in proptest::collection::vec((0u8..16, 20u8..=28), 0..12)) {
+            let cidr = |(third, prefix): (u8, u8)| {
+                ipnet::Ipv4Net::new([10, 0, third, 0].into(), prefix).unwrap().trunc()
+            };
+            let mut facts = samples::facts();
+            facts.nodes = ranges
+                .iter()
+                .enumerate()
+                .map(|(index, range)| samples::node(&format!("n{index}"), &cidr(*range).to_string()))
+                .collect();
+            facts.service_cidrs.clear();
+            let all: Vec<IpNet> = facts.nodes.iter().map(|node| node.pod_cidrs[0]).collect();
+            let any = (0..all.len())
+                .any(|i| (0..i).any(|j| overlap(&all[i], &all[j])));
+            prop_assert_eq!(!overlaps(&facts).is_empty(), any);
+        }
+    }
+}
