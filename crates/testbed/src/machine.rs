@@ -85,12 +85,23 @@ impl Machine {
     }
 
     /// The process id of its process 1, as the host sees it, when it runs.
+    ///
+    /// One that was killed and has not ended yet does not run: it takes its namespace with it first,
+    /// which lasts, and whoever mends the cluster must not count on it.
     #[must_use]
     pub fn pid(&self) -> Option<i32> {
+        self.process()
+            .filter(|(_, life)| *life == Life::Runs)
+            .map(|(pid, _)| pid)
+    }
+
+    /// Process 1 while there is anything left of it.
+    fn process(&self) -> Option<(i32, Life)> {
         let text = fs::read_to_string(self.state.join("init")).ok()?;
         let (pid, start) = text.trim().split_once(' ')?;
-        (start_time(pid)? == start).then_some(())?;
-        pid.parse().ok()
+        let (started, life) = look(pid)?;
+        (started == start).then_some(())?;
+        Some((pid.parse().ok()?, life))
     }
 
     /// Makes cgroups and starts process 1 in the network namespace, which must exist.
@@ -181,13 +192,13 @@ impl Machine {
     /// Kills the machine with everything in it and waits until it is gone. The network namespace
     /// and what the machine keeps stay.
     pub(crate) fn kill(&self, progress: &Progress) -> Result<()> {
-        if let Some(pid) = self.pid() {
+        if let Some((pid, _)) = self.process() {
             // Gone meanwhile: what we want.
             signal::kill(Pid::from_raw(pid), Signal::SIGKILL).ok();
             progress.wait(&format!("{} to end", self.name), DEADLINE, || {
                 Ok(self
-                    .pid()
-                    .map(|pid| format!("process {pid} is still there")))
+                    .process()
+                    .map(|(pid, _)| format!("process {pid} is still there")))
             })?;
         }
         // What was started but had not written its file yet, and unshare itself.
@@ -287,14 +298,42 @@ impl Machine {
     }
 }
 
-/// When a process was started, in clock ticks since boot; it tells a process from a later one with
-/// the same id.
-fn start_time(pid: &str) -> Option<String> {
-    let stat = fs::read_to_string(Path::new("/proc").join(pid).join("stat")).ok()?;
-    // The name in parentheses may hold anything; a zombie (Z) is gone for our purposes.
+/// Whether a process that is there goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Life {
+    Runs,
+    /// SIGKILL is pending, or it is on its way out (`PF_EXITING`, Linux `include/linux/sched.h`).
+    Ends,
+}
+
+/// When a process was started, in clock ticks since boot, which tells it from a later one with the
+/// same id; and whether it goes on. Of a zombie, nothing.
+fn look(pid: &str) -> Option<(String, Life)> {
+    const PF_EXITING: u64 = 0x4;
+    let dir = Path::new("/proc").join(pid);
+    let stat = fs::read_to_string(dir.join("stat")).ok()?;
+    // The name in parentheses may hold anything.
     let (_, rest) = stat.rsplit_once(") ")?;
-    let mut fields = rest.split(' ');
-    (fields.next()? != "Z").then(|| fields.nth(18).map(str::to_owned))?
+    let fields: Vec<_> = rest.split(' ').collect();
+    if *fields.first()? == "Z" {
+        return None;
+    }
+    let flags: u64 = fields.get(6)?.parse().ok()?;
+    let status = fs::read_to_string(dir.join("status")).ok()?;
+    let killed = status
+        .lines()
+        .filter_map(|line| {
+            line.strip_prefix("SigPnd:")
+                .or_else(|| line.strip_prefix("ShdPnd:"))
+        })
+        .filter_map(|mask| u64::from_str_radix(mask.trim(), 16).ok())
+        .any(|mask| mask & (1 << (Signal::SIGKILL as u64 - 1)) != 0);
+    let life = if killed || flags & PF_EXITING != 0 {
+        Life::Ends
+    } else {
+        Life::Runs
+    };
+    Some(((*fields.get(19)?).to_owned(), life))
 }
 
 fn lines(items: impl IntoIterator<Item = String>) -> String {
@@ -306,10 +345,26 @@ mod tests {
     use super::*;
 
     #[test]
-    fn start_time_of_ourselves_is_stable_and_of_nobody_is_none() {
+    fn our_own_process_runs_and_nobody_does_not() {
         let own = std::process::id().to_string();
-        assert!(start_time(&own).unwrap().parse::<u64>().unwrap() > 0);
-        assert_eq!(start_time(&own), start_time(&own));
-        assert_eq!(start_time("0"), None);
+        let (start, life) = look(&own).unwrap();
+        assert!(start.parse::<u64>().unwrap() > 0);
+        assert_eq!(life, Life::Runs);
+        assert_eq!(look(&own).unwrap().0, start);
+        assert_eq!(look("0"), None);
+    }
+
+    /// `up` right after a kill took the dying control plane for a running one and then failed.
+    #[test]
+    fn a_process_that_was_killed_does_not_run_from_that_moment() {
+        for _ in 0..50 {
+            let mut child = Command::new("sleep").arg("60").spawn().unwrap();
+            let pid = child.id().to_string();
+            assert_eq!(look(&pid).unwrap().1, Life::Runs);
+            child.kill().unwrap();
+            let life = look(&pid).map(|(_, life)| life);
+            child.wait().unwrap();
+            assert!(matches!(life, None | Some(Life::Ends)), "{life:?}");
+        }
     }
 }
