@@ -6,7 +6,7 @@
 #![expect(clippy::unwrap_used, reason = "tests say what they expect")]
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
