@@ -1,5 +1,5 @@
-//! The suites, in the order they run; a cluster's tests stand together. `hack/test` leaves out those
-//! whose name begins with `soak`: `hack/soak` runs them.
+//! The suites, in the order they run; a cluster's tests stand together, and what ends a network ends
+//! them.
 
 mod addresses;
 mod connectivity;
@@ -17,15 +17,15 @@ use crate::Suite;
 pub fn all() -> Vec<Suite> {
     vec![
         (Fixture::V4, "v4_connectivity", connectivity::tests()),
+        (Fixture::V4, "uninstall", removal::uninstall_tests()),
         (Fixture::V6, "v6_connectivity", connectivity::tests()),
+        (Fixture::V6, "damage", faults::damage_tests()),
         (Fixture::Dual, "dual_connectivity", connectivity::tests()),
         (Fixture::Dual, "spoof", spoof::tests()),
         (Fixture::Dual, "security", security::tests()),
         (Fixture::Dual, "refusals", refusals::tests()),
         (Fixture::Dual, "faults", faults::tests()),
-        (Fixture::Dual, "soak_faults", faults::soak_tests()),
-        (Fixture::Dual, "soak_addresses", addresses::tests()),
-        (Fixture::Dual, "soak_removal", removal::deletion_tests()),
-        (Fixture::V4, "soak_uninstall", removal::uninstall_tests()),
+        (Fixture::Dual, "addresses", addresses::tests()),
+        (Fixture::Dual, "removal", removal::deletion_tests()),
     ]
 }

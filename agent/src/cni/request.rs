@@ -150,16 +150,18 @@ struct RuntimeConfig {
     port_mappings: Option<Vec<RawMapping>>,
 }
 
+/// The conventions (CNI repository, CONVENTIONS.md) write these keys in camel case; containerd writes
+/// the names of its Go fields, which the reference plugin reads because Go ignores case.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct RawMapping {
-    #[serde(default)]
+    #[serde(alias = "HostPort")]
     host_port: i64,
-    #[serde(default)]
+    #[serde(alias = "ContainerPort")]
     container_port: i64,
-    #[serde(default)]
+    #[serde(default, alias = "Protocol")]
     protocol: String,
-    #[serde(default, rename = "hostIP")]
+    #[serde(default, rename = "hostIP", alias = "HostIP", alias = "hostIp")]
     host_ip: String,
 }
 

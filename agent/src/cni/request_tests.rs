@@ -23,6 +23,25 @@ fn code(result: Result<Request, CniError>) -> u32 {
     result.map_or_else(|error| error.code.number(), |_| 0)
 }
 
+/// containerd 1.6 writes the names of its Go fields; every host port was lost without a word.
+#[test]
+fn port_mappings_as_containerd_writes_them_are_read() {
+    let more = r#","runtimeConfig":{"portMappings":[{"HostPort":18081,"ContainerPort":8080,"Protocol":"tcp","HostIP":"192.0.2.1"}]}"#;
+    let request = Request::parse(&frame("ADD", &config("1.0.0", more))).unwrap();
+    let Command::Add(add) = request.command else {
+        panic!("{request:?}")
+    };
+    let [mapping] = &*add.port_mappings else {
+        panic!("{add:?}")
+    };
+    assert_eq!((mapping.host_port, mapping.container_port), (18081, 8080));
+    assert_eq!(mapping.host_ip, Some("192.0.2.1".parse().unwrap()));
+
+    // A key nobody knows is an error, not a mapping less.
+    let more = r#","runtimeConfig":{"portMappings":[{"host-port":1,"containerPort":1}]}"#;
+    Request::parse(&frame("ADD", &config("1.0.0", more))).unwrap_err();
+}
+
 #[test]
 fn add_carries_pod_and_port_mappings() {
     let more = r#","capabilities":{"portMappings":true},"runtimeConfig":{"portMappings":[
