@@ -40,6 +40,6 @@ pub mod socket;
 
 pub use error::{CniError, Code};
 pub use recover::Recovered;
-pub use request::{Answer, CniVersion, Frame};
+pub use request::{Answer, CniVersion, Frame, Request};
 pub use sandbox::{SandboxError, Sandboxes};
 pub use server::{CniServer, RECORD_LIMIT};

@@ -31,6 +31,9 @@ use crate::{Args, reaper, tool};
 const UP: Duration = Duration::from_secs(30);
 /// Pause between attempts to write a mark while ovsdb-server is away.
 const RETRY: Duration = Duration::from_millis(100);
+/// First and longest pause between attempts to reach ovsdb-server: it answers some 30 ms after its
+/// start, and an attempt costs less than a thousandth of a core's time.
+const CONNECT: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(20));
 /// The key that keeps ovs-vswitchd from flushing the kernel's flows (ovs-vswitchd.conf.db(5)).
 const FLOW_RESTORE_WAIT: &str = "flow-restore-wait";
 
@@ -98,8 +101,12 @@ async fn supervise(
     preflight::end_leftovers(&args.run_dir).await;
     preflight::refuse_other_switch(&args.run_dir)?;
     preflight::raise_open_files();
-    preflight::load_module().await;
-    let database = database::prepare(&args.run_dir, &args.schema, &boot_id).await?;
+    // Forwarding waits for us: what does not depend on one another is done at once.
+    let (database, ()) = tokio::join!(
+        database::prepare(&args.run_dir, &args.schema, &boot_id),
+        preflight::load_module()
+    );
+    let database = database?;
 
     let mut keeper = Keeper::start(args.run_dir.clone(), database, metrics.clone());
     let mut running = None;
@@ -180,21 +187,13 @@ impl<'a> Switch<'a> {
         metrics: &'a Metrics,
         running: &mut Option<Child>,
     ) -> Result<(), SupervisorError> {
-        let client = Client::start(args.run_dir.join("db.sock"), Options::default());
-        let mut connection = client.connection();
-        let connected = connection.wait_for(|state| matches!(state, Connection::Connected { .. }));
-        // The keeper gives up when ovsdb-server never comes; until then there is nothing to do.
-        connected
-            .await
-            .map(drop)
-            .map_err(|_| SupervisorError::ClientEnded)?;
-        let monitor = loop {
-            match client.monitor(switch_request()).await {
-                Ok(monitor) => break monitor,
-                Err(error) => warn!(%error, "cannot monitor the database yet"),
-            }
-            sleep(RETRY).await;
+        let options = Options {
+            backoff: CONNECT,
+            ..Options::default()
         };
+        let client = Client::start(args.run_dir.join("db.sock"), options);
+        let (version, monitor) = tokio::join!(version(), monitored(&client));
+        let monitor = monitor?;
         let switch = Self {
             args,
             boot_id,
@@ -202,7 +201,6 @@ impl<'a> Switch<'a> {
             monitor,
             metrics,
         };
-        let version = version().await;
         let first = |root: Option<&OpenVSwitch>| initialise(root, version.as_deref());
         switch.write("initialise the database", first).await;
         let mut backoff = Backoff::default();
@@ -413,6 +411,24 @@ impl<'a> Switch<'a> {
             }
             sleep(RETRY).await;
         }
+    }
+}
+
+/// Waits for ovsdb-server and the content of the tables. Its keeper gives up when it never comes;
+/// until then there is nothing else to do.
+async fn monitored(client: &Client) -> Result<Monitor, SupervisorError> {
+    let mut connection = client.connection();
+    let connected = connection.wait_for(|state| matches!(state, Connection::Connected { .. }));
+    connected
+        .await
+        .map(drop)
+        .map_err(|_| SupervisorError::ClientEnded)?;
+    loop {
+        match client.monitor(switch_request()).await {
+            Ok(monitor) => return Ok(monitor),
+            Err(error) => warn!(%error, "cannot monitor the database yet"),
+        }
+        sleep(RETRY).await;
     }
 }
 

@@ -1,8 +1,9 @@
-//! Developer verbs: cluster, images, demo, gen, tools.
+//! Developer verbs: cluster, images, demo, bench, gen, tools.
 //!
 //! Results go to standard output, progress to standard error. Exit codes: 0 done, 1 failed, 2 wrong
 //! usage; `cluster shell` passes its command's on.
 
+mod bench;
 mod cluster;
 mod demo;
 mod generate;
@@ -30,12 +31,14 @@ struct Cli {
 enum Verb {
     /// A real Kubernetes on this machine.
     Cluster(cluster::Args),
-    /// Build (or find in the cache) the programs tests and clusters use: Kubernetes, helm.
+    /// Build (or find in the cache) the programs tests and clusters use: Kubernetes, helm, Python peers.
     Tools(tools::Args),
     /// Build the two images as OCI archives (cached by content).
     Images(images::Args),
     /// A cluster with Carrick on it and pods that talk.
     Demo(demo::Args),
+    /// Figures of the optimised build against other programs, in the same run.
+    Bench(bench::Args),
     /// Rewrite generated files: gRPC code, the CRDs and the reference of carrickctl.
     Gen(generate::Args),
 }
@@ -46,6 +49,7 @@ fn main() -> ExitCode {
         Verb::Tools(args) => tools::run(&args),
         Verb::Images(args) => images::run(args).map(|()| ExitCode::SUCCESS),
         Verb::Demo(args) => demo::run(&args),
+        Verb::Bench(args) => bench::run(&args),
         Verb::Gen(args) => generate::run(&args).map(|()| ExitCode::SUCCESS),
     };
     match result {

@@ -1,4 +1,4 @@
-//! `cargo xtask tools`: programs built from Go modules.
+//! `cargo xtask tools`: programs built from Go modules, and the Python peers of benchmarks and tests.
 
 use std::process::ExitCode;
 
@@ -14,6 +14,7 @@ pub fn run(_: &Args) -> Result<ExitCode> {
     let progress = Progress::stderr();
     binaries::kubernetes(&progress)?;
     binaries::helm(&progress)?;
+    carrick_testkit::python::install()?;
     crate::print(paths::bin()?.display())?;
     Ok(ExitCode::SUCCESS)
 }

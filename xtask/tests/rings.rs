@@ -68,6 +68,7 @@ fn allowed() -> BTreeMap<&'static str, &'static [&'static str]> {
                 "carrick-api",
                 "carrick-operator",
                 "carrick-testbed",
+                "carrick-testkit",
                 "carrick-proto",
                 "carrick-cli",
             ],

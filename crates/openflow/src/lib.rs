@@ -24,8 +24,6 @@
 //! ```
 
 pub mod action;
-#[cfg(feature = "bench")]
-pub mod bench;
 mod canonical;
 #[cfg(feature = "connection")]
 pub mod connection;

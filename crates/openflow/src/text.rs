@@ -5,6 +5,7 @@
 //! round. Unknown parts print as hexadecimal in a form of our own (`unknown(…)`), which only this
 //! crate parses.
 
+mod action_old;
 mod action_parse;
 mod action_print;
 mod flow;

@@ -9,7 +9,8 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::driver::{Command, Driver};
+use crate::driver::{Command, Driver, Ended};
+use crate::lock::{Lock, Taking};
 use crate::monitor::{Monitor, MonitorRequest, MonitorState};
 use crate::operation::{Operation, OperationError, OperationResult, ResultError, results};
 use crate::schema::Schema;
@@ -78,11 +79,13 @@ pub struct Client {
 #[derive(Debug)]
 struct Shared {
     commands: mpsc::Sender<Command>,
-    /// Monitors that ended: never waited for, so that a drop can send; as many as there are monitors.
-    cancelled: mpsc::UnboundedSender<u64>,
+    /// What its caller has no more use for: never waited for, so that a drop can send; at most as
+    /// many as there are monitors, locks and requests.
+    ended: mpsc::UnboundedSender<Ended>,
     connection: watch::Receiver<Connection>,
     options: Options,
-    next_monitor: AtomicU64,
+    /// Numbers monitors, locks and requests.
+    next_id: AtomicU64,
 }
 
 impl Client {
@@ -125,19 +128,18 @@ impl Client {
     #[must_use]
     pub fn start(path: PathBuf, options: Options) -> Self {
         let (commands, receiver) = mpsc::channel(COMMANDS);
-        let (cancelled, cancellations) = mpsc::unbounded_channel();
+        let (ended, endings) = mpsc::unbounded_channel();
         let reason = Arc::from("no attempt has been made yet");
         let (state, connection) = watch::channel(Connection::Disconnected { reason });
-        let driver = Driver::new(path, options.clone(), receiver, cancellations, state);
+        let driver = Driver::new(path, options.clone(), receiver, endings, state);
         // The task ends when the last client is dropped: its command channel closes.
         tokio::spawn(driver.run());
-        let next_monitor = AtomicU64::new(1);
         let shared = Shared {
             commands,
-            cancelled,
+            ended,
             connection,
             options,
-            next_monitor,
+            next_id: AtomicU64::new(1),
         };
         Self {
             shared: Arc::new(shared),
@@ -207,7 +209,7 @@ impl Client {
     /// # Errors
     /// When no answer came, or the server refused.
     pub async fn monitor(&self, request: MonitorRequest) -> Result<Monitor, RequestError> {
-        let id = self.shared.next_monitor.fetch_add(1, Ordering::Relaxed);
+        let id = self.shared.next_id.fetch_add(1, Ordering::Relaxed);
         let state = Arc::new(MonitorState::new(id, request));
         // Made first: dropped on an error below, it takes the request back.
         let monitor = Monitor::new(state.clone(), self.clone());
@@ -218,16 +220,65 @@ impl Client {
 
     pub(crate) fn cancel(&self, monitor: u64) {
         // The task is gone only when nobody is left to care.
-        self.shared.cancelled.send(monitor).ok();
+        self.shared.ended.send(Ended::Monitor(monitor)).ok();
     }
 
-    async fn call(&self, method: &'static str, params: Value) -> Result<Value, RequestError> {
-        self.request(|reply| Command::Call {
-            method,
-            params,
+    pub(crate) fn unlock(&self, lock: u64) {
+        self.shared.ended.send(Ended::Lock(lock)).ok();
+    }
+
+    /// Asks for a lock (RFC 7047 §4.1.8); returns when the server has heard of it, which may be
+    /// long before it is [held](Lock::held).
+    ///
+    /// # Errors
+    /// When no answer came, or this client has asked for it already.
+    pub async fn lock(&self, name: impl Into<String>) -> Result<Lock, RequestError> {
+        self.take(name.into(), Taking::InTurn).await
+    }
+
+    /// Takes a lock from whoever holds it (RFC 7047 §4.1.9).
+    ///
+    /// # Errors
+    /// As [`Client::lock`].
+    pub async fn steal(&self, name: impl Into<String>) -> Result<Lock, RequestError> {
+        self.take(name.into(), Taking::ByForce).await
+    }
+
+    async fn take(&self, name: String, taking: Taking) -> Result<Lock, RequestError> {
+        let id = self.shared.next_id.fetch_add(1, Ordering::Relaxed);
+        let (state, held) = watch::channel(false);
+        // Made first: dropped on an error below, it takes the request back.
+        let lock = Lock::new(id, name.clone(), held, self.clone());
+        self.request(|reply| Command::Lock {
+            id,
+            name,
+            taking,
+            held: state,
             reply,
         })
-        .await
+        .await?;
+        Ok(lock)
+    }
+
+    /// A request that is cancelled (RFC 7047 §4.1.4) when this future is dropped or times out.
+    async fn call(&self, method: &'static str, params: Value) -> Result<Value, RequestError> {
+        let number = self.shared.next_id.fetch_add(1, Ordering::Relaxed);
+        let mut given_up = GivenUp {
+            shared: &self.shared,
+            number: Some(number),
+        };
+        let answer = self
+            .request(|reply| Command::Call {
+                number,
+                method,
+                params,
+                reply,
+            })
+            .await;
+        if !matches!(answer, Err(RequestError::TimedOut { .. })) {
+            given_up.number = None;
+        }
+        answer
     }
 
     async fn request<T>(
@@ -248,6 +299,20 @@ impl Client {
         tokio::time::timeout(timeout, exchange)
             .await
             .map_err(|_| RequestError::TimedOut { timeout })?
+    }
+}
+
+/// Tells the task of a request whose caller no longer waits.
+struct GivenUp<'a> {
+    shared: &'a Shared,
+    number: Option<u64>,
+}
+
+impl Drop for GivenUp<'_> {
+    fn drop(&mut self) {
+        if let Some(number) = self.number {
+            self.shared.ended.send(Ended::Call(number)).ok();
+        }
     }
 }
 

@@ -22,6 +22,7 @@ use uuid::Uuid;
 use crate::cache::UpdateFormat;
 use crate::client::{Connection, Options, RequestError, SessionError};
 use crate::frame::Framer;
+use crate::lock::Taking;
 use crate::message::{self, Message};
 use crate::monitor::{MonitorState, Scope};
 use crate::schema::Schema;
@@ -40,6 +41,8 @@ const CHUNK: usize = 64 << 10;
 #[derive(Debug)]
 pub(crate) enum Command {
     Call {
+        /// By which [`Ended::Call`] names it.
+        number: u64,
         method: &'static str,
         params: Value,
         reply: oneshot::Sender<Result<Value, RequestError>>,
@@ -48,6 +51,21 @@ pub(crate) enum Command {
         state: Arc<MonitorState>,
         reply: oneshot::Sender<Result<(), RequestError>>,
     },
+    Lock {
+        id: u64,
+        name: String,
+        taking: Taking,
+        held: watch::Sender<bool>,
+        reply: oneshot::Sender<Result<(), RequestError>>,
+    },
+}
+
+/// What its caller has no more use for.
+#[derive(Debug)]
+pub(crate) enum Ended {
+    Monitor(u64),
+    Lock(u64),
+    Call(u64),
 }
 
 #[derive(Debug)]
@@ -55,10 +73,18 @@ pub(crate) struct Driver {
     path: PathBuf,
     options: Options,
     commands: mpsc::Receiver<Command>,
-    cancelled: mpsc::UnboundedReceiver<u64>,
+    ended: mpsc::UnboundedReceiver<Ended>,
     connection: watch::Sender<Connection>,
     monitors: BTreeMap<u64, Arc<MonitorState>>,
+    /// Locks asked for, by name.
+    locks: BTreeMap<String, LockState>,
     generation: u64,
+}
+
+#[derive(Debug)]
+struct LockState {
+    id: u64,
+    held: watch::Sender<bool>,
 }
 
 /// How a connection ended.
@@ -74,17 +100,17 @@ impl Driver {
         path: PathBuf,
         options: Options,
         commands: mpsc::Receiver<Command>,
-        cancelled: mpsc::UnboundedReceiver<u64>,
+        ended: mpsc::UnboundedReceiver<Ended>,
         connection: watch::Sender<Connection>,
     ) -> Self {
-        let monitors = BTreeMap::new();
         Self {
             path,
             options,
             commands,
-            cancelled,
+            ended,
             connection,
-            monitors,
+            monitors: BTreeMap::new(),
+            locks: BTreeMap::new(),
             generation: 0,
         }
     }
@@ -124,8 +150,11 @@ impl Driver {
         loop {
             tokio::select! {
                 () = &mut pause => return std::ops::ControlFlow::Continue(()),
-                cancelled = self.cancelled.recv() => match cancelled {
-                    Some(id) => { self.monitors.remove(&id); }
+                ended = self.ended.recv() => match ended {
+                    Some(Ended::Monitor(id)) => { self.monitors.remove(&id); }
+                    Some(Ended::Lock(id)) => self.locks.retain(|_, lock| lock.id != id),
+                    // It was never sent, or failed with its connection.
+                    Some(Ended::Call(_)) => {}
                     None => return std::ops::ControlFlow::Break(()),
                 },
             }
@@ -150,14 +179,23 @@ fn reason(error: &SessionError) -> String {
 enum Pending {
     Schema,
     Probe,
-    Call(oneshot::Sender<Result<Value, RequestError>>),
+    Call {
+        number: u64,
+        reply: oneshot::Sender<Result<Value, RequestError>>,
+    },
+    Lock {
+        name: String,
+        /// `None` when asked for again after a reconnect.
+        reply: Option<oneshot::Sender<Result<(), RequestError>>>,
+    },
     Monitor {
         state: Arc<MonitorState>,
         method: MonitorMethod,
         /// `None` when set up again after a reconnect.
         reply: Option<oneshot::Sender<Result<(), RequestError>>>,
     },
-    Cancel,
+    /// Nobody waits for it.
+    Ending,
 }
 
 /// The monitor methods, newest first; an older server refuses the newer ones.
@@ -224,7 +262,14 @@ impl<'a> Session<'a> {
         // the next connection and its caller waits for that.
         for (_, pending) in self.pending.drain() {
             match pending {
-                Pending::Call(reply) => {
+                Pending::Call { reply, .. } => {
+                    reply.send(Err(RequestError::Disconnected)).ok();
+                }
+                Pending::Lock {
+                    name,
+                    reply: Some(reply),
+                } => {
+                    self.driver.locks.remove(&name);
                     reply.send(Err(RequestError::Disconnected)).ok();
                 }
                 Pending::Monitor {
@@ -235,8 +280,15 @@ impl<'a> Session<'a> {
                     self.driver.monitors.remove(&state.id);
                     reply.send(Err(RequestError::Disconnected)).ok();
                 }
-                Pending::Monitor { .. } | Pending::Schema | Pending::Probe | Pending::Cancel => {}
+                Pending::Monitor { .. }
+                | Pending::Lock { .. }
+                | Pending::Schema
+                | Pending::Probe
+                | Pending::Ending => {}
             }
+        }
+        for lock in self.driver.locks.values() {
+            lock.held.send_replace(false);
         }
         end
     }
@@ -276,8 +328,8 @@ impl<'a> Session<'a> {
                     Some(command) => self.command(command),
                     None => return Ok(()),
                 },
-                cancelled = self.driver.cancelled.recv() => match cancelled {
-                    Some(id) => self.cancel(id),
+                ended = self.driver.ended.recv() => match ended {
+                    Some(ended) => self.end(ended),
                     None => return Ok(()),
                 },
                 () = sleep_until(heard + probe), if !self.probing => {
@@ -303,6 +355,7 @@ impl<'a> Session<'a> {
     fn command(&mut self, command: Command) {
         match command {
             Command::Call {
+                number,
                 method,
                 params,
                 reply,
@@ -322,7 +375,7 @@ impl<'a> Session<'a> {
                 trace!(message = %text, "sent");
                 self.next_id += 1;
                 self.outgoing.extend_from_slice(text.as_bytes());
-                self.pending.insert(id, Pending::Call(reply));
+                self.pending.insert(id, Pending::Call { number, reply });
             }
             Command::Monitor { state, reply } => {
                 if !reply.is_closed() {
@@ -330,7 +383,37 @@ impl<'a> Session<'a> {
                     self.monitor(state, self.method, Some(reply));
                 }
             }
+            Command::Lock {
+                id,
+                name,
+                taking,
+                held,
+                reply,
+            } => {
+                if reply.is_closed() {
+                    return;
+                }
+                if self.driver.locks.contains_key(&name) {
+                    let error = format!("this client has asked for lock {name:?} already");
+                    reply.send(Err(RequestError::Refused { error })).ok();
+                    return;
+                }
+                self.driver
+                    .locks
+                    .insert(name.clone(), LockState { id, held });
+                self.lock(name, taking, Some(reply));
+            }
         }
+    }
+
+    fn lock(
+        &mut self,
+        name: String,
+        taking: Taking,
+        reply: Option<oneshot::Sender<Result<(), RequestError>>>,
+    ) {
+        let params = json!([name]);
+        self.send(taking.method(), &params, Pending::Lock { name, reply });
     }
 
     fn monitor(
@@ -361,9 +444,32 @@ impl<'a> Session<'a> {
         );
     }
 
-    fn cancel(&mut self, id: u64) {
-        if self.driver.monitors.remove(&id).is_some() {
-            self.send("monitor_cancel", &json!([id]), Pending::Cancel);
+    /// Tells the server what is no longer needed.
+    fn end(&mut self, ended: Ended) {
+        match ended {
+            Ended::Monitor(id) => {
+                if self.driver.monitors.remove(&id).is_some() {
+                    self.send("monitor_cancel", &json!([id]), Pending::Ending);
+                }
+            }
+            Ended::Lock(id) => {
+                let mut named = self.driver.locks.iter();
+                let Some((name, _)) = named.find(|(_, lock)| lock.id == id) else {
+                    return;
+                };
+                let name = name.clone();
+                self.driver.locks.remove(&name);
+                self.send("unlock", &json!([name]), Pending::Ending);
+            }
+            Ended::Call(number) => {
+                let given_up = |pending: &Pending| matches!(pending, Pending::Call { number: n, .. } if *n == number);
+                // Without it the server would wait on, and the answer's place would stay taken.
+                let id = self.pending.iter().find(|(_, pending)| given_up(pending));
+                if let Some((id, _)) = id {
+                    let text = message::notification("cancel", &json!([id]));
+                    self.outgoing.extend_from_slice(text.as_bytes());
+                }
+            }
         }
     }
 
@@ -405,8 +511,9 @@ impl<'a> Session<'a> {
                 self.connected(Schema::from_json(&json)?);
             }
             Pending::Probe => self.probing = false,
-            Pending::Cancel => {}
-            Pending::Call(reply) => {
+            Pending::Ending => {}
+            Pending::Lock { name, reply } => self.locked(&name, reply, result),
+            Pending::Call { reply, .. } => {
                 let result = result.map_err(|error| RequestError::Refused {
                     error: words(&error),
                 });
@@ -443,12 +550,44 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
+    /// The answer to `lock` and `steal`.
+    fn locked(
+        &mut self,
+        name: &str,
+        reply: Option<oneshot::Sender<Result<(), RequestError>>>,
+        result: Result<Value, Value>,
+    ) {
+        // It may have been given back meanwhile.
+        let Some(lock) = self.driver.locks.get(name) else {
+            return;
+        };
+        let locked = match &result {
+            Ok(answer) => answer.get("locked").and_then(Value::as_bool),
+            Err(_) => None,
+        };
+        let answer = if let Some(locked) = locked {
+            lock.held.send_replace(locked);
+            Ok(())
+        } else {
+            self.driver.locks.remove(name);
+            let (Ok(error) | Err(error)) = result;
+            let error = words(&error);
+            Err(RequestError::Refused { error })
+        };
+        if let Some(reply) = reply {
+            reply.send(answer).ok();
+        }
+    }
+
     fn connected(&mut self, schema: Schema) {
         let schema = Arc::new(schema);
         self.schema = Some(schema.clone());
         // Before any request: a transaction's update then reaches every monitor.
         for state in self.driver.monitors.values().cloned().collect::<Vec<_>>() {
             self.monitor(state, self.method, None);
+        }
+        for name in self.driver.locks.keys().cloned().collect::<Vec<_>>() {
+            self.lock(name, Taking::InTurn, None);
         }
         self.driver.generation += 1;
         let generation = self.driver.generation;
@@ -513,6 +652,14 @@ impl<'a> Session<'a> {
             }
             ("update2", [id, updates]) => (id, None, updates, UpdateFormat::Update2),
             ("update", [id, updates]) => (id, None, updates, UpdateFormat::Rfc7047),
+            // §4.1.11 and §4.1.12: an update of what the server said last.
+            ("locked" | "stolen", [name]) => {
+                let lock = name.as_str().and_then(|name| self.driver.locks.get(name));
+                if let Some(lock) = lock {
+                    lock.held.send_replace(method == "locked");
+                }
+                return Ok(());
+            }
             ("monitor_canceled", [id]) => {
                 let known = id
                     .as_u64()

@@ -27,6 +27,7 @@
 //! handover                   who may write flows                                         pure
 //! desired  plan              what shall be, and the operations that lead there           pure
 //! client (driver)  monitor   the connection and its task
+//! lock                       one holder of a name among clients
 //! switch                     the task that makes the switch equal to what shall be
 //! ```
 //!
@@ -50,6 +51,7 @@ pub mod desired;
 mod driver;
 pub mod frame;
 pub mod handover;
+pub mod lock;
 pub mod message;
 pub mod monitor;
 pub mod operation;

@@ -85,6 +85,11 @@ pub(crate) fn request(method: &str, params: &Value, id: u64) -> String {
     json!({"method": method, "params": params, "id": id}).to_string()
 }
 
+/// The text of a notification.
+pub(crate) fn notification(method: &str, params: &Value) -> String {
+    json!({"method": method, "params": params, "id": null}).to_string()
+}
+
 /// The text of an answer.
 pub(crate) fn response(result: &Value, id: &Value) -> String {
     json!({"result": result, "error": null, "id": id}).to_string()

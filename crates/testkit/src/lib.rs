@@ -1,7 +1,8 @@
-//! Starts real parts for tests: Open vSwitch, etcd and kube-apiserver; finds helm.
+//! Starts real parts for tests: Open vSwitch, etcd and kube-apiserver; finds helm and Python.
 
 pub mod apiserver;
 mod helm;
 pub mod ovs;
+pub mod python;
 
 pub use helm::helm;

@@ -3,6 +3,7 @@
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
+use super::action_old::{self, Before};
 use super::{Result, hex_bytes, in_brackets, items, key_value, learn, number, small, value};
 use crate::MAX_DEPTH;
 use crate::action::{
@@ -19,7 +20,7 @@ impl FromStr for Instructions {
     type Err = ParseError;
 
     fn from_str(text: &str) -> Result<Self> {
-        instructions(text)
+        instructions(text, Before::default())
     }
 }
 
@@ -37,10 +38,10 @@ impl FromStr for Action {
 
 /// Actions without instructions; `drop` is none.
 pub(super) fn actions(text: &str) -> Result<Vec<Action>> {
-    nested(text, 0)
+    nested(text, 0, Before::default())
 }
 
-fn nested(text: &str, depth: usize) -> Result<Vec<Action>> {
+fn nested(text: &str, depth: usize, mut before: Before) -> Result<Vec<Action>> {
     if depth > MAX_DEPTH {
         return Err(ParseError::new(text, "is nested too deep"));
     }
@@ -48,10 +49,25 @@ fn nested(text: &str, depth: usize) -> Result<Vec<Action>> {
     if let ["drop"] = items.as_slice() {
         return Ok(Vec::new());
     }
-    items.into_iter().map(|item| action(item, depth)).collect()
+    let mut list = Vec::with_capacity(items.len());
+    for item in items {
+        push(item, depth, &mut before, &mut list)?;
+    }
+    Ok(list)
 }
 
-pub(super) fn instructions(text: &str) -> Result<Instructions> {
+/// Parses an item, which may stand for several actions.
+fn push(item: &str, depth: usize, before: &mut Before, list: &mut Vec<Action>) -> Result<()> {
+    if !action_old::push(item, before, list)? {
+        let action = action(item, depth, *before)?;
+        before.follow(&action);
+        list.push(action);
+    }
+    Ok(())
+}
+
+/// Instructions and actions of a flow; `before` tells what its match says.
+pub(super) fn instructions(text: &str, mut before: Before) -> Result<Instructions> {
     let mut result = Instructions::default();
     let all = items(text)?;
     if let ["drop"] = all.as_slice() {
@@ -73,7 +89,7 @@ pub(super) fn instructions(text: &str) -> Result<Instructions> {
             }
             "write_actions" => {
                 once(!result.write.is_empty())?;
-                result.write = nested(in_brackets(value)?, 1)?;
+                result.write = nested(in_brackets(value)?, 1, before)?;
             }
             "write_metadata" => {
                 once(result.metadata.is_some())?;
@@ -101,7 +117,7 @@ pub(super) fn instructions(text: &str) -> Result<Instructions> {
                 if late {
                     return Err(ParseError::new(item, "must stand before the instructions"));
                 }
-                result.apply.push(action(item, 0)?);
+                push(item, 0, &mut before, &mut result.apply)?;
             }
         }
     }
@@ -117,7 +133,7 @@ fn raw(text: &str) -> Result<Box<[u8]>> {
     Ok(bytes.into_boxed_slice())
 }
 
-fn action(item: &str, depth: usize) -> Result<Action> {
+fn action(item: &str, depth: usize, before: Before) -> Result<Action> {
     let (key, text) = key_value(item);
     Ok(match key {
         "output" if text.starts_with('(') => output_truncated(text)?,
@@ -176,7 +192,7 @@ fn action(item: &str, depth: usize) -> Result<Action> {
         "dec_mpls_ttl" => Action::DecMplsTtl,
         "resubmit" => resubmit(text)?,
         "ct" if text.is_empty() => Action::Ct(Box::default()),
-        "ct" => Action::Ct(Box::new(ct(in_brackets(text)?, depth)?)),
+        "ct" => Action::Ct(Box::new(ct(in_brackets(text)?, depth, before)?)),
         "nat" => Action::Nat(Box::new(nat(text)?)),
         "ct_clear" => Action::CtClear,
         "learn" => Action::Learn(Box::new(learn::parse(in_brackets(text)?)?)),
@@ -190,7 +206,7 @@ fn action(item: &str, depth: usize) -> Result<Action> {
             }
             Action::Note(bytes.into_boxed_slice())
         }
-        "clone" => Action::Clone(nested(in_brackets(text)?, depth + 1)?),
+        "clone" => Action::Clone(nested(in_brackets(text)?, depth + 1, before)?),
         "check_pkt_larger" => {
             let (bytes, target) = arrow(text)?;
             let target = value::subfield(target)?;
@@ -350,7 +366,7 @@ fn resubmit(text: &str) -> Result<Action> {
     Ok(Action::Resubmit(result))
 }
 
-fn ct(text: &str, depth: usize) -> Result<Ct> {
+fn ct(text: &str, depth: usize, before: Before) -> Result<Ct> {
     let mut result = Ct::default();
     for item in items(text)? {
         let (key, text) = key_value(item);
@@ -378,7 +394,7 @@ fn ct(text: &str, depth: usize) -> Result<Ct> {
                 };
             }
             "nat" => result.nat = Some(nat(text)?),
-            "exec" => result.exec = nested(in_brackets(text)?, depth + 1)?,
+            "exec" => result.exec = nested(in_brackets(text)?, depth + 1, before)?,
             "unknown_flags" => result.other_flags = small::<u16>(text)? & !3,
             _ => return Err(ParseError::new(item, "is not known in ct")),
         }

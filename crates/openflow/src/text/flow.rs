@@ -3,6 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use super::action_old::Before;
 use super::{List, Result, action_parse, action_print, items, key_value, match_, small};
 use crate::error::ParseError;
 use crate::flow::{Flow, FlowFlags};
@@ -75,7 +76,7 @@ impl FromStr for Flow {
         }
         flow.match_ = match_::from_pairs(&pairs)?;
         if let Some(actions) = actions {
-            flow.instructions = action_parse::instructions(actions)?;
+            flow.instructions = action_parse::instructions(actions, Before::of(&flow.match_))?;
         }
         Ok(flow)
     }

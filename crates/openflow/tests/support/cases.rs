@@ -279,6 +279,34 @@ pub fn actions() -> Vec<String> {
         ]
         .map(|text| format!("mpls actions={text}")),
     );
+    // Words of earlier versions of OpenFlow.
+    result.extend(
+        [
+            "actions=mod_vlan_vid:5",
+            "dl_vlan=3 actions=mod_vlan_vid:5",
+            "dl_vlan_pcp=3 actions=mod_vlan_vid:5",
+            "vlan_tci=0x1000/0x1000 actions=mod_vlan_vid:5",
+            "dl_vlan=0xffff actions=mod_vlan_vid:5",
+            "actions=mod_vlan_vid:5,mod_vlan_pcp:3",
+            "actions=mod_vlan_pcp:3",
+            "dl_vlan=3 actions=mod_vlan_pcp:3",
+            "dl_vlan=3 actions=strip_vlan,mod_vlan_pcp:3",
+            "dl_vlan=3 actions=set_vlan_vid:5,set_vlan_pcp:1",
+            "actions=push_vlan:0x8100,set_vlan_vid:3,mod_vlan_pcp:1",
+            "actions=clone(mod_vlan_vid:5),mod_vlan_vid:5",
+            "dl_vlan=3 actions=clone(strip_vlan,mod_vlan_vid:6),mod_vlan_vid:5",
+            "actions=write_actions(mod_vlan_vid:5)",
+            "tcp actions=mod_tp_src:80",
+            "udp actions=mod_tp_dst:80",
+            "sctp6 actions=mod_tp_dst:80",
+            "tcp actions=clone(mod_tp_dst:80),write_actions(mod_tp_src:1)",
+            "ip actions=mod_nw_tos:184",
+            "ipv6 actions=mod_nw_tos:0",
+            "ip actions=mod_nw_src:10.0.0.1,mod_nw_ecn:2,mod_nw_ttl:5,dec_ttl",
+            "actions=set_tunnel:0x100000000",
+        ]
+        .map(str::to_owned),
+    );
     result.push("udp actions=ct(commit,alg=tftp)".into());
     result.push("dl_vlan=5 actions=strip_vlan".into());
     result.push("dl_vlan=5 actions=pop_vlan,output:2".into());

@@ -1,0 +1,14 @@
+//! Any bytes as the agent's journal.
+
+#![no_main]
+
+use std::sync::LazyLock;
+
+#[expect(dead_code, reason = "other targets use the rest")]
+#[path = "../checks/agent.rs"]
+mod agent;
+
+static DIRECTORY: LazyLock<tempfile::TempDir> =
+    LazyLock::new(|| tempfile::tempdir().expect("a directory"));
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| agent::journal(DIRECTORY.path(), bytes));

@@ -1,0 +1,222 @@
+//! `cargo xtask bench`: figures of the optimised build, peers measured in the same run.
+//!
+//! The programs that measure are examples of the crates they measure; each prints an array of
+//! figures. This verb builds them, runs them one after the other and prints what they found.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Stdio};
+
+use anyhow::{Context as _, Result, ensure};
+use carrick_testbed::Progress;
+use serde::{Deserialize, Serialize};
+
+/// Arguments of `bench`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// What is measured.
+    suite: Suite,
+    /// Print an array of {name, unit, ours, peer, ratio, goal, met}.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Suite {
+    /// The codec and the connection, against os-ken and ovs-ofctl.
+    Openflow,
+    /// Ports and the switch's restart, against ovs-vsctl and the Python client.
+    Ovsdb,
+}
+
+/// Arguments of `cargo build`, and the programs run then, with theirs.
+struct Plan {
+    build: &'static [&'static str],
+    programs: Vec<(&'static str, Vec<PathBuf>)>,
+}
+
+impl Suite {
+    fn plan(self, python: PathBuf, target: &Path) -> Plan {
+        match self {
+            Self::Openflow => Plan {
+                build: &[
+                    "--package=carrick-openflow",
+                    "--features=connection",
+                    "--example=bench",
+                    "--example=bench_memory",
+                ],
+                programs: vec![("bench", vec![python]), ("bench_memory", Vec::new())],
+            },
+            Self::Ovsdb => Plan {
+                build: &[
+                    "--package=carrick-ovsdb",
+                    "--package=carrick-switch",
+                    "--bin=carrick-switch",
+                    "--example=bench_ports",
+                    "--example=bench_restart",
+                ],
+                programs: vec![
+                    ("bench_ports", vec![python]),
+                    ("bench_restart", vec![target.join("release/carrick-switch")]),
+                ],
+            },
+        }
+    }
+}
+
+/// A figure as a program prints it.
+#[derive(Debug, Deserialize)]
+struct Measured {
+    #[serde(flatten)]
+    figure: Figure,
+    /// What the goal is for: `ours` or `ratio`.
+    goal_of: String,
+    /// `>=` or `<=`.
+    goal_sense: String,
+}
+
+/// A figure as `--json` prints it; `ratio` is our value in that of the peer.
+#[derive(Debug, Deserialize, Serialize)]
+struct Figure {
+    name: String,
+    unit: String,
+    ours: f64,
+    peer: Option<f64>,
+    ratio: Option<f64>,
+    goal: f64,
+    met: bool,
+}
+
+/// Measures. Missed goals are no failure: figures of a busy machine say little.
+pub fn run(args: &Args) -> Result<ExitCode> {
+    let progress = Progress::stderr();
+    let root = crate::root();
+    let target = crate::target_dir(&root);
+    let python = carrick_testkit::python::install()?;
+    let plan = args.suite.plan(python, &target);
+    progress.say("building (optimised)");
+    let status = Command::new(std::env::var_os("CARGO").unwrap_or("cargo".into()))
+        .current_dir(&root)
+        .args(["build", "--release", "--locked", "--quiet"])
+        .args(plan.build)
+        .status()
+        .context("start cargo")?;
+    ensure!(status.success(), "cargo build: {status}");
+    let mut figures = Vec::new();
+    for (program, arguments) in plan.programs {
+        progress.say(format!("measuring: {program}"));
+        figures.extend(measure(
+            &target.join("release/examples").join(program),
+            &arguments,
+        )?);
+    }
+    if args.json {
+        let figures: Vec<_> = figures
+            .into_iter()
+            .map(|measured| measured.figure)
+            .collect();
+        crate::print(serde_json::to_string_pretty(&figures)?)?;
+    } else {
+        crate::print(table(&figures))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn measure(program: &Path, arguments: &[PathBuf]) -> Result<Vec<Measured>> {
+    let output = Command::new(program)
+        .args(arguments)
+        .stdin(Stdio::null())
+        .stderr(Stdio::inherit())
+        .output()
+        .with_context(|| format!("run {}", program.display()))?;
+    ensure!(
+        output.status.success(),
+        "{}: {}",
+        program.display(),
+        output.status
+    );
+    serde_json::from_slice(&output.stdout)
+        .with_context(|| format!("read the figures of {}", program.display()))
+}
+
+/// A table in Markdown, columns aligned.
+fn table(figures: &[Measured]) -> String {
+    let head = ["figure", "unit", "ours", "peer", "ratio", "goal", "met"].map(str::to_owned);
+    let rows: Vec<[String; 7]> = std::iter::once(head)
+        .chain(figures.iter().map(row))
+        .collect();
+    let width = |column: usize| {
+        let cells = rows.iter().filter_map(|row| row.get(column));
+        cells
+            .map(|cell| cell.chars().count())
+            .max()
+            .unwrap_or_default()
+    };
+    let widths: [usize; 7] = std::array::from_fn(width);
+    let line = |row: &[String; 7]| {
+        let cells = row.iter().zip(widths);
+        let cells: Vec<_> = cells
+            .map(|(cell, width)| format!("{cell:width$}"))
+            .collect();
+        format!("| {} |", cells.join(" | "))
+    };
+    let mut lines: Vec<String> = rows.iter().map(line).collect();
+    let rule: Vec<_> = widths.iter().map(|width| "-".repeat(*width)).collect();
+    lines.insert(1, format!("| {} |", rule.join(" | ")));
+    lines.join("\n")
+}
+
+fn row(measured: &Measured) -> [String; 7] {
+    let figure = &measured.figure;
+    let sense = if measured.goal_sense == ">=" {
+        "≥"
+    } else {
+        "≤"
+    };
+    let times = if measured.goal_of == "ratio" {
+        "×"
+    } else {
+        ""
+    };
+    let optional = |value: Option<f64>| value.map_or_else(|| "–".to_owned(), number);
+    [
+        figure.name.clone(),
+        figure.unit.clone(),
+        number(figure.ours),
+        optional(figure.peer),
+        optional(figure.ratio),
+        format!("{sense} {}{times}", number(figure.goal)),
+        if figure.met { "yes" } else { "no" }.to_owned(),
+    ]
+}
+
+/// Three digits that matter, and whole numbers whole.
+fn number(value: f64) -> String {
+    let digits = match value.abs() {
+        _ if (value - value.round()).abs() < 1e-9 => 0,
+        large if large >= 100.0 => 0,
+        large if large >= 10.0 => 1,
+        large if large >= 1.0 => 2,
+        _ => 3,
+    };
+    format!("{value:.digits$}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_figure_is_a_row_and_its_json_has_seven_members() {
+        let text = r#"{"name":"n","unit":"u","ours":1234.5,"peer":2,"ratio":617.25,"goal":0.95,
+            "goal_of":"ratio","goal_sense":">=","met":true}"#;
+        let measured: Measured = serde_json::from_str(text).unwrap();
+        let want = ["n", "u", "1234", "2", "617", "≥ 0.950×", "yes"];
+        assert_eq!(row(&measured), want);
+        let json = serde_json::to_value(&measured.figure).unwrap();
+        let members: Vec<_> = json.as_object().unwrap().keys().cloned().collect();
+        assert_eq!(
+            members,
+            ["name", "unit", "ours", "peer", "ratio", "goal", "met"]
+        );
+    }
+}
