@@ -4,6 +4,7 @@
 mod addresses;
 mod connectivity;
 mod faults;
+mod reboot;
 mod refusals;
 mod removal;
 mod security;
@@ -27,5 +28,13 @@ pub fn all() -> Vec<Suite> {
         (Fixture::Dual, "soak_addresses", addresses::tests()),
         (Fixture::Dual, "soak_removal", removal::deletion_tests()),
         (Fixture::V4, "soak_uninstall", removal::uninstall_tests()),
+        (
+            Fixture::Kernel,
+            "kernel_connectivity",
+            connectivity::tests(),
+        ),
+        (Fixture::Kernel, "kernel_spoof", spoof::tests()),
+        (Fixture::Kernel, "kernel_faults", faults::tests()),
+        (Fixture::Kernel, "kernel_reboot", reboot::tests()),
     ]
 }

@@ -1,9 +1,9 @@
-//! `cargo xtask tools`: programs built from Go modules.
+//! `cargo xtask tools`: programs built from Go modules, and the kernel of kernel nodes.
 
 use std::process::ExitCode;
 
 use anyhow::Result;
-use carrick_testbed::{Progress, binaries, paths};
+use carrick_testbed::{Progress, binaries, kernel, paths};
 
 /// Arguments of `tools`.
 #[derive(Debug, clap::Args)]
@@ -14,6 +14,7 @@ pub fn run(_: &Args) -> Result<ExitCode> {
     let progress = Progress::stderr();
     binaries::kubernetes(&progress)?;
     binaries::helm(&progress)?;
+    kernel::build(&progress)?;
     crate::print(paths::bin()?.display())?;
     Ok(ExitCode::SUCCESS)
 }
