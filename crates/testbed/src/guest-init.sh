@@ -6,7 +6,9 @@
 
 mount -t proc proc /proc
 mount -t sysfs sysfs /sys
-mount -t devtmpfs dev /dev
+mountpoint -q /dev || mount -t devtmpfs dev /dev
+# What goes wrong is told in the console's log.
+exec </dev/null >/dev/console 2>&1
 mkdir -p /dev/pts /dev/shm /dev/mqueue
 mount -t devpts -o mode=0620,ptmxmode=0666 devpts /dev/pts
 ln -sf pts/ptmx /dev/ptmx

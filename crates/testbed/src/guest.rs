@@ -268,6 +268,8 @@ impl NodeHost for Guest {
     ) -> Result<()> {
         let kernel = kernel::build(progress)?;
         allow_mappings()?;
+        fs::create_dir_all(self.machine.state())
+            .with_context(|| format!("create {}", self.machine.state().display()))?;
         self.make_disk()?;
         let links = links::add_guest(self.machine.cluster(), number, addressing)?;
         self.write_console(&links)?;
