@@ -1,4 +1,4 @@
-//! Developer verbs: cluster, images, demo, gen, tools.
+//! Developer verbs: cluster, images, demo, kernel-tests, gen, tools.
 //!
 //! Results go to standard output, progress to standard error. Exit codes: 0 done, 1 failed, 2 wrong
 //! usage; `cluster shell` passes its command's on.
@@ -7,6 +7,7 @@ mod cluster;
 mod demo;
 mod generate;
 mod images;
+mod kernel_tests;
 mod tools;
 
 use std::io::Write as _;
@@ -36,6 +37,8 @@ enum Verb {
     Images(images::Args),
     /// A cluster with Carrick on it and pods that talk.
     Demo(demo::Args),
+    /// Run the Open vSwitch tests (`ovs_*`) on the kernel datapath, on a kernel node.
+    KernelTests(kernel_tests::Args),
     /// Rewrite generated files: gRPC code, the CRDs and the reference of carrickctl.
     Gen(generate::Args),
 }
@@ -46,6 +49,7 @@ fn main() -> ExitCode {
         Verb::Tools(args) => tools::run(&args),
         Verb::Images(args) => images::run(args).map(|()| ExitCode::SUCCESS),
         Verb::Demo(args) => demo::run(&args),
+        Verb::KernelTests(args) => kernel_tests::run(&args),
         Verb::Gen(args) => generate::run(&args).map(|()| ExitCode::SUCCESS),
     };
     match result {
