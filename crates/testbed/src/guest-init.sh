@@ -50,10 +50,15 @@ unshare --net="$hidden/console" -- true
 ip link set vec2 netns "$hidden/console"
 nsenter --net="$hidden/console" -- ip -batch "$state/console"
 mkdir -p /run/sshd
+# sshd's own shell: one that reads no file of the person's.
+sed -i 's|^\(root:.*\):[^:]*$|\1:/bin/sh|' /etc/passwd
 cat >"$hidden/enter" <<'ENTER'
 #!/bin/bash
 cd /
-exec nsenter --net=/proc/1/ns/net -- bash -c "${SSH_ORIGINAL_COMMAND:-exec bash -l}"
+command=${SSH_ORIGINAL_COMMAND:-exec bash -l}
+# A shell that knows it came by ssh reads the person's own files first.
+unset "${!SSH_@}"
+exec nsenter --net=/proc/1/ns/net -- bash -c "$command"
 ENTER
 chmod 0700 "$hidden/enter"
 mount --make-rshared /

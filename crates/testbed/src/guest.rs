@@ -182,10 +182,13 @@ impl Guest {
             format!("mem={MEMORY}"),
             format!("umid={}", self.machine.name()),
             format!("uml_dir={state}/"),
+            // The source of the root's mount: the kubelet cannot parse one without.
+            "root=hostfs".to_owned(),
             "rootfstype=hostfs".to_owned(),
             "rootflags=/".to_owned(),
             "ro".to_owned(),
             "con=null".to_owned(),
+            "ssl=null".to_owned(),
             "con0=null,fd:1".to_owned(),
             format!("ubd1={state}/disk"),
             "quiet".to_owned(),
@@ -306,6 +309,8 @@ impl NodeHost for Guest {
     fn kill(&self, progress: &Progress) -> Result<()> {
         self.machine.kill(progress)?;
         fs::remove_file(self.file("ssh")).ok();
+        // The kernel's own directory: the next one would take another name.
+        fs::remove_dir_all(self.file(self.machine.name())).ok();
         Ok(())
     }
 
