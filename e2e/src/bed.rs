@@ -52,6 +52,11 @@ impl Bed {
     /// it is Ready.
     pub fn up(spec: &BedSpec) -> Result<Self> {
         let progress = Progress::stderr();
+        wait::be_patient(match spec.kind {
+            NodeKind::Namespace => 1,
+            // A system call costs microseconds there, and each node has one processor.
+            NodeKind::Kernel => 3,
+        });
         let cluster = Cluster::up(
             &ClusterSpec {
                 name: spec.name.to_owned(),
