@@ -1,7 +1,28 @@
 //! The integration bridge's flows, groups and meters: dump, difference, bundle.
 //!
-//! What the switch holds is read after every connection and from time to time; in between it is
-//! known, because nobody else writes to our bridge. Whatever fails makes it unknown again.
+//! # Who may write
+//!
+//! After each start of ovs-vswitchd `carrick switch` replays the saved commit, and nobody else may
+//! write until it is done (`carrick_ovsdb::handover`). So each session with the bridge is
+//! [admitted](FlowDriver::admit) before anything is read or written by it:
+//!
+//! 1. The session stands. The ovs-vswitchd at its other end is some start S.
+//! 2. *Then* the database is asked which start is present and whether its replay is done.
+//! 3. If it is, everything goes by that one session and by no other ([`Connection::only`]).
+//!
+//! The id of a start is in the database before its ovs-vswitchd runs, so in step 2 it is S or a later
+//! one. If it is S, S is restored and `carrick switch` writes no more to it. If it is a later one, S
+//! has ended, the session with it, and nothing that is sent by it reaches anybody. A restart after
+//! step 2 ends the session as well. The other way round it would be wrong: a restart between the
+//! answer and the session would go unseen, and the session would lead to a switch in its replay.
+//!
+//! Bridges and ports are not part of this. They are in the database, which is not replayed: a start
+//! reads them, and a change meanwhile is one that it reads a moment later.
+//!
+//! # What is known
+//!
+//! What the switch holds is read in every session and from time to time; in between it is known,
+//! because nobody else writes to our bridge. Whatever fails makes it unknown again.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -50,12 +71,27 @@ pub enum FlowError {
     },
 }
 
+/// A session by which the bridge may be written.
+#[derive(Debug)]
+struct Admitted {
+    /// A handle of this session alone.
+    session: Connection,
+    generation: u64,
+    known: Option<Known>,
+}
+
 /// What the bridge is known to hold.
 #[derive(Debug)]
 struct Known {
-    generation: u64,
     state: State,
     read: Instant,
+}
+
+impl Known {
+    fn now(state: State) -> Self {
+        let read = Instant::now();
+        Self { state, read }
+    }
 }
 
 /// The bridge. Connects by itself and again.
@@ -63,7 +99,9 @@ struct Known {
 pub struct FlowDriver {
     connection: Connection,
     driver: JoinHandle<()>,
-    known: Option<Known>,
+    admitted: Option<Admitted>,
+    /// The last session that [`Self::reconnected`] or [`Self::admit`] has met.
+    met: u64,
     /// Nothing of ours sends packets or notices to the controller yet; the queues are bounded.
     _queues: (PacketIns, Notices),
 }
@@ -75,60 +113,89 @@ impl FlowDriver {
         Self {
             connection,
             driver: tokio::spawn(driver.run()),
-            known: None,
+            admitted: None,
+            met: 0,
             _queues: (packet_ins, notices),
         }
     }
 
     /// Ends the connection; the bridge keeps what it has.
     pub async fn end(self) {
-        drop(self.connection);
+        drop((self.connection, self.admitted));
         if let Err(error) = self.driver.await {
             error!(%error, "the OpenFlow connection ended badly");
         }
     }
 
-    /// Waits until another connection than the known one stands.
-    pub async fn reconnected(&self) {
-        match &self.known {
-            Some(known) => {
-                if self.connection.reconnected(known.generation).await.is_err() {
-                    std::future::pending::<()>().await;
-                }
-            }
-            // The next pass looks by itself.
-            None => std::future::pending().await,
+    /// Waits until a session stands that was not met yet; each is told once, admitted or not.
+    pub async fn reconnected(&mut self) {
+        match self.connection.reconnected(self.met).await {
+            Ok(generation) => self.met = generation,
+            Err(_) => std::future::pending().await,
         }
     }
 
-    /// The switch is another: nothing is known of it.
+    /// The switch is another: nothing is known of it, and it must be admitted.
     pub fn forget(&mut self) {
-        self.known = None;
+        self.admitted = None;
+    }
+
+    /// Makes sure that a session stands by which the bridge may be written. Of each new one
+    /// `restored` must find out, by asking the database, that the start it is to know of is restored:
+    /// see the [module](self).
+    ///
+    /// # Errors
+    /// There is no session ([`FlowError::Away`]), or what `restored` says.
+    pub async fn admit<E: From<FlowError>>(
+        &mut self,
+        restored: impl AsyncFnOnce() -> Result<(), E>,
+    ) -> Result<(), E> {
+        let connected = tokio::time::timeout(CONNECT_LIMIT, self.connection.connected()).await;
+        let Ok(Ok(generation)) = connected else {
+            self.admitted = None;
+            return Err(FlowError::Away.into());
+        };
+        self.met = generation;
+        if self
+            .admitted
+            .as_ref()
+            .is_some_and(|admitted| admitted.generation == generation)
+        {
+            return Ok(());
+        }
+        self.admitted = None;
+        let only = self.connection.only(generation);
+        let session = only.map_err(|_| FlowError::Away)?;
+        restored().await?;
+        debug!(generation, "the integration bridge may be written");
+        self.admitted = Some(Admitted {
+            session,
+            generation,
+            known: None,
+        });
+        Ok(())
     }
 
     /// Reads the bridge when it is not known or was not read for long, and returns what was read.
+    /// Call [`Self::admit`] before.
     ///
     /// # Errors
-    /// There is no connection, or it broke.
+    /// No session is admitted, or it broke.
     pub async fn fresh_dump(&mut self) -> Result<Option<&State>, FlowError> {
-        let connected = tokio::time::timeout(CONNECT_LIMIT, self.connection.connected()).await;
-        let Ok(Ok(generation)) = connected else {
-            return Err(FlowError::Away);
-        };
-        let current = self
-            .known
-            .take()
-            .filter(|known| known.generation == generation);
-        if let Some(known) = current {
-            if known.read.elapsed() < CHECK {
-                self.known = Some(known);
-                return Ok(None);
-            }
-            let dumped = self
-                .connection
-                .dump_state()
-                .await
-                .map_err(FlowError::Read)?;
+        let admitted = self.admitted.as_mut().ok_or(FlowError::Away)?;
+        let known = admitted.known.take();
+        if known
+            .as_ref()
+            .is_some_and(|known| known.read.elapsed() < CHECK)
+        {
+            admitted.known = known;
+            return Ok(None);
+        }
+        let dumped = admitted.session.dump_state().await;
+        let dumped = dumped.map_err(FlowError::Read)?;
+        let (flows, generation) = (dumped.flows.len(), admitted.generation);
+        debug!(flows, generation, "read the integration bridge");
+        if let Some(known) = known {
             let drift = diff(&dumped, &known.state, &learned()).bundle.len();
             if drift > 0 {
                 warn!(
@@ -136,27 +203,8 @@ impl FlowDriver {
                     "somebody else changed flows of the integration bridge; mending"
                 );
             }
-            let known = self.known.insert(Known {
-                generation,
-                state: dumped,
-                read: Instant::now(),
-            });
-            return Ok(Some(&known.state));
         }
-        let dumped = self
-            .connection
-            .dump_state()
-            .await
-            .map_err(FlowError::Read)?;
-        debug!(
-            flows = dumped.flows.len(),
-            generation, "read the integration bridge"
-        );
-        let known = self.known.insert(Known {
-            generation,
-            state: dumped,
-            read: Instant::now(),
-        });
+        let known = admitted.known.insert(Known::now(dumped));
         Ok(Some(&known.state))
     }
 
@@ -167,30 +215,24 @@ impl FlowDriver {
     /// The bridge refused or did not answer: nothing or all was applied, and it is read anew before
     /// the next attempt.
     pub async fn sync(&mut self, target: State) -> Result<usize, FlowError> {
-        let known = self.known.take().ok_or(FlowError::Away)?;
+        let admitted = self.admitted.as_mut().ok_or(FlowError::Away)?;
+        let known = admitted.known.take().ok_or(FlowError::Away)?;
         let plan = diff(&known.state, &target, &learned());
         if plan.is_empty() {
-            self.known = Some(known);
+            admitted.known = Some(known);
             return Ok(0);
         }
         let changes = plan.bundle.len() + plan.meters_before.len() + plan.meters_after.len();
+        let session = &admitted.session;
         for meter in plan.meters_before {
-            self.connection
-                .meter(meter)
-                .await
-                .map_err(FlowError::Meter)?;
+            session.meter(meter).await.map_err(FlowError::Meter)?;
         }
-        self.connection
-            .bundle(&plan.bundle)
-            .await
-            .map_err(FlowError::Bundle)?;
+        let bundle = session.bundle(&plan.bundle).await;
+        bundle.map_err(FlowError::Bundle)?;
         for meter in plan.meters_after {
-            self.connection
-                .meter(meter)
-                .await
-                .map_err(FlowError::Meter)?;
+            session.meter(meter).await.map_err(FlowError::Meter)?;
         }
-        self.known = Some(Known {
+        admitted.known = Some(Known {
             state: target,
             ..known
         });
@@ -203,13 +245,11 @@ impl FlowDriver {
     /// # Errors
     /// The connection broke. A switch that cannot do it is told of and no error: the addresses rest
     /// in quarantine, and entries die of age.
-    pub async fn flush_connections(
-        &mut self,
-        addresses: &BTreeSet<IpAddr>,
-    ) -> Result<(), FlowError> {
+    pub async fn flush_connections(&self, addresses: &BTreeSet<IpAddr>) -> Result<(), FlowError> {
+        let admitted = self.admitted.as_ref().ok_or(FlowError::Away)?;
         for flush in addresses.iter().flat_map(flushes) {
             let address = flush.original.source.or(flush.original.destination);
-            match self.connection.ct_flush(flush).await {
+            match admitted.session.ct_flush(flush).await {
                 Ok(()) => {}
                 Err(source @ RequestError::Refused { .. }) => {
                     warn!(?address, error = %source, "connection entries were not removed");

@@ -1,6 +1,7 @@
 //! One pass of the programmer: from what is known to a switch and a host that agree with it.
 //!
-//! Order: nothing is written before the switch is restored; tables that hide pods' links come before
+//! Order: nothing is written before the switch is restored, and flows only by a session of which that
+//! was found out after it stood ([`flows`](crate::flows)); tables that hide pods' links come before
 //! their ports; ports before flows; the ledger is on disk before a flow carries a new id; the saved
 //! commit is written after the switch has acknowledged.
 
@@ -15,6 +16,7 @@ use carrick_datapath::{
     render_host,
 };
 use carrick_ovsdb::desired::Applied;
+use carrick_ovsdb::handover::StartId;
 use carrick_proto::Number;
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
@@ -80,7 +82,7 @@ impl PassError {
             Self::NoPlan(_) => "NotUsable",
             Self::Links(_) => "HostNotReadable",
             Self::Transport { .. } => "TransportNotMoved",
-            Self::Switch(SwitchDbError::Restoring) => "SwitchStarting",
+            Self::Switch(SwitchDbError::Restoring | SwitchDbError::Anew) => "SwitchStarting",
             Self::Switch(_) => "SwitchAway",
             Self::Port { .. } => "PortFailed",
             Self::Render { .. } => "NotRendered",
@@ -122,7 +124,7 @@ pub struct PassReport {
 #[derive(Debug, Default)]
 pub struct HostState {
     done: Option<(HostDesired, Instant)>,
-    start: Option<String>,
+    start: Option<StartId>,
 }
 
 impl Programmer {
@@ -139,9 +141,9 @@ impl Programmer {
         self.node
             .board
             .update(|board| board.switch_version.clone_from(&start.version));
-        if self.host_state.start.as_ref() != Some(&start.id) {
+        if self.host_state.start != Some(start.id) {
             info!(
-                start = start.id,
+                start = %start.id,
                 version = start.version,
                 "a switch is there and restored"
             );
@@ -188,6 +190,11 @@ impl Programmer {
             self.host_state.done = clean.then(|| (host, Instant::now()));
         }
 
+        let switch = &mut self.switch;
+        let admit = self
+            .flows
+            .admit(async || Ok::<_, PassError>(switch.still(start.id).await?));
+        admit.await?;
         self.program(&plan, state, &open, &applied, &mut report)
             .await?;
         report.flush_error = self.flush(detach).await.err();

@@ -4,13 +4,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use carrick_api::agentinfo::condition;
-use carrick_proto::{AddressChange, PodHolding};
+use carrick_k8s::condition::Status;
+use carrick_proto::{AddressChange, PodHolding, Release};
 use tokio::sync::{oneshot, watch};
 
 use crate::cni::network::{NotYet, PodNetwork, PodNetworkSettings, PortError};
-use crate::ipam::{Attachment, HeldAddresses, PodRef};
+use crate::ipam::{Attachment, HeldAddresses, PodRef, ReleasedAddresses};
 use crate::node::Node;
 use crate::programmer::Request;
+use crate::status::Fact;
 
 /// The real [`PodNetwork`]: asks the programmer.
 #[derive(Debug, Clone)]
@@ -92,16 +94,35 @@ impl PodNetwork for AgentNetwork {
         self.ask(|reply| Request::Check { attachment, reply }).await
     }
 
-    fn addresses_changed(&self, assigned: &[HeldAddresses], released: &[HeldAddresses]) {
-        let holdings = |held: &[HeldAddresses]| held.iter().map(holding).collect();
+    fn addresses_changed(&self, assigned: &[HeldAddresses], released: &[ReleasedAddresses]) {
         let change = AddressChange {
-            assigned: holdings(assigned),
-            released: holdings(released),
+            assigned: assigned.iter().map(holding).collect(),
+            released: released.iter().map(release).collect(),
         };
         if self.node.address_changes.try_send(change).is_err() {
             // The next Hello names every address there is.
             self.node.addresses_lost.send_modify(|count| *count += 1);
         }
+    }
+
+    fn trouble(&self) -> Option<String> {
+        let report = self.node.board.report();
+        let datapath = report.conditions.get(condition::DATAPATH_READY)?;
+        (datapath.status == Status::False).then(|| datapath.message.clone())
+    }
+
+    fn state_lost(&self, message: String) {
+        self.node.board.update(|report| {
+            let intact = report.conditions.get(condition::STATE_INTACT);
+            let before = intact.filter(|fact| fact.status == Status::False);
+            let message = match before {
+                Some(fact) if fact.message.contains(&message) => return,
+                Some(fact) => format!("{}; {message}", fact.message),
+                None => message,
+            };
+            let lost = Fact::fails("Lost", message);
+            report.conditions.insert(condition::STATE_INTACT, lost);
+        });
     }
 
     async fn apply_port_mappings(&self) -> Result<(), PortError> {
@@ -116,5 +137,14 @@ pub fn holding(held: &HeldAddresses) -> PodHolding {
         namespace: held.pod.namespace.clone(),
         name: held.pod.name.clone(),
         addresses: held.addresses.clone(),
+    }
+}
+
+/// A release as the stream tells it.
+pub fn release(released: &ReleasedAddresses) -> Release {
+    Release {
+        number: released.release,
+        uid: released.pod.uid.clone(),
+        addresses: released.addresses.clone(),
     }
 }

@@ -1,19 +1,18 @@
 //! The switch's database: whether the switch is there, restored, and has the bridges and ports.
+//!
+//! Whether it is restored is asked of the database itself, never taken from the cache, which may lie
+//! behind by a start: see [`flows`](crate::flows) for what depends on it.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
-use carrick_ovsdb::client::{Client, Connection, Options};
+use carrick_ovsdb::client::{Client, Connection, Options, TransactError};
 use carrick_ovsdb::desired::{Applied, SwitchConfig};
+use carrick_ovsdb::handover::StartId;
 use carrick_ovsdb::rows::{Interface, OpenVSwitch, TableRow as _};
 use carrick_ovsdb::switch::{StartError, SwitchDb, SwitchError};
 use tokio::sync::watch;
 
-/// Key in `Open_vSwitch.external_ids`: which start of the switch this is, set by `carrick switch`.
-pub const START: &str = "carrick-start";
-/// Key in `Open_vSwitch.external_ids`: the start whose restoration is done. An agent writes to a
-/// switch only when it equals [`START`].
-pub const RESTORED: &str = "carrick-restored";
 /// How long the switch may take to act on a change.
 const ACT: Duration = Duration::from_secs(30);
 
@@ -29,6 +28,12 @@ pub enum SwitchDbError {
     /// The database answers, but `carrick switch` has not finished its start.
     #[error("the switch is starting: its last commit is not restored yet")]
     Restoring,
+    /// Another start of it is restored by now: what was found out holds for one before.
+    #[error("the switch was started anew meanwhile")]
+    Anew,
+    /// The database does not tell whether it is restored.
+    #[error("asking the switch's database whether its last commit is restored")]
+    Ask(#[source] TransactError),
     /// The database refuses to be monitored.
     #[error("reading the switch's database")]
     Start(#[from] StartError),
@@ -44,11 +49,11 @@ pub struct SwitchDriver {
     db: Option<SwitchDb>,
 }
 
-/// One start of the switch: another generation or start id means that nothing is known of it.
+/// One start of the switch, restored: of another one nothing is known.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SwitchStart {
-    /// Value of [`START`].
-    pub id: String,
+    /// Which.
+    pub id: StartId,
     /// Version of Open vSwitch.
     pub version: Option<String>,
 }
@@ -81,23 +86,28 @@ impl SwitchDriver {
         Ok(self.db.insert(db))
     }
 
-    /// Which start of the switch this is.
+    /// Which start of the switch this is, as the database says now.
     ///
     /// # Errors
     /// It is away or still starting.
     pub async fn start(&mut self) -> Result<SwitchStart, SwitchDbError> {
         let db = self.db().await?;
-        let cache = db.monitor().cache();
-        let root = OpenVSwitch::one(&cache).ok_or(SwitchDbError::Restoring)?;
-        match (
-            root.external_ids.get(START),
-            root.external_ids.get(RESTORED),
-        ) {
-            (Some(start), Some(restored)) if start == restored => Ok(SwitchStart {
-                id: start.clone(),
-                version: root.ovs_version,
-            }),
-            _ => Err(SwitchDbError::Restoring),
+        let restored = db.restored_now().await.map_err(SwitchDbError::Ask)?;
+        let id = restored.ok_or(SwitchDbError::Restoring)?;
+        let root = OpenVSwitch::one(&db.monitor().cache());
+        let version = root.and_then(|root| root.ovs_version);
+        Ok(SwitchStart { id, version })
+    }
+
+    /// Makes sure that this start is still the one that is restored.
+    ///
+    /// # Errors
+    /// It is another one, or [`Self::start`] fails.
+    pub async fn still(&mut self, id: StartId) -> Result<(), SwitchDbError> {
+        if self.start().await?.id == id {
+            Ok(())
+        } else {
+            Err(SwitchDbError::Anew)
         }
     }
 

@@ -3,7 +3,6 @@
 #![expect(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -16,7 +15,8 @@ use carrick_agent::cni::network::{
 };
 use carrick_agent::cni::{Answer, CniServer, Frame, Sandboxes, socket};
 use carrick_agent::ipam::{
-    Attachment, AttachmentKey, AttachmentState, AttachmentStore, HeldAddresses, PodRef, gateway,
+    Attachment, AttachmentKey, AttachmentState, AttachmentStore, HeldAddresses, PodRef,
+    ReleasedAddresses, gateway,
 };
 use carrick_node::{MacAddr, Namespace, Netlink, Sysctls};
 use ipnet::IpNet;
@@ -72,8 +72,10 @@ fn tool(program: &str, arguments: &[&str]) -> String {
 struct Notes {
     attached: BTreeSet<String>,
     assigned: Vec<HeldAddresses>,
-    released: Vec<HeldAddresses>,
+    released: Vec<ReleasedAddresses>,
     mapped: u32,
+    lost: Vec<String>,
+    trouble: Option<String>,
     refuse_attach: bool,
     refuse_detach: bool,
     refuse_check: bool,
@@ -136,10 +138,18 @@ impl PodNetwork for Fake {
         Ok(())
     }
 
-    fn addresses_changed(&self, assigned: &[HeldAddresses], released: &[HeldAddresses]) {
+    fn addresses_changed(&self, assigned: &[HeldAddresses], released: &[ReleasedAddresses]) {
         let mut notes = self.notes.lock().unwrap();
         notes.assigned.extend_from_slice(assigned);
         notes.released.extend_from_slice(released);
+    }
+
+    fn trouble(&self) -> Option<String> {
+        self.notes.lock().unwrap().trouble.clone()
+    }
+
+    fn state_lost(&self, message: String) {
+        self.notes.lock().unwrap().lost.push(message);
     }
 
     async fn apply_port_mappings(&self) -> Result<(), PortError> {
@@ -410,13 +420,18 @@ async fn without_a_record_the_runtime_shall_try_again() {
     });
     assert_eq!(code(&node.ask(&add("c1", &pod)).await), 0);
     later.await.unwrap();
+    // The switch is away: a new pod would not work, and those that are there may not.
+    let status = frame("STATUS", "", "", json!({}));
+    assert_eq!(code(&node.ask(&status).await), 0);
+    node.notes().trouble = Some("the switch is away".to_owned());
+    let answer = node.ask(&status).await;
+    assert_eq!(code(&answer), 51);
+    assert_eq!(answer.output["details"], "the switch is away");
+    node.notes().trouble = None;
     // No settings: the node itself is not ready.
     node.network.settings.send_replace(None);
     assert_eq!(code(&node.ask(&add("c2", &pod)).await), 11);
-    assert_eq!(
-        code(&node.ask(&frame("STATUS", "", "", json!({}))).await),
-        50
-    );
+    assert_eq!(code(&node.ask(&status).await), 50);
 }
 
 #[tokio::test]
@@ -466,7 +481,8 @@ async fn an_exhausted_node_says_try_again() {
     );
     assert_eq!(code(&node.ask(&del("c0")).await), 0);
     assert_eq!(code(&node.ask(&add("c5", &pods[5])).await), 11);
-    let freed: Vec<IpAddr> = node.notes().released[0].addresses.clone();
+    let released = node.notes().released[0].clone();
+    let freed = [(released.addresses[0], released.release)];
     node.store
         .release_quarantine(&freed, Duration::from_secs(1));
     assert_eq!(code(&node.ask(&add("c5", &pods[5])).await), 0);
@@ -539,6 +555,45 @@ async fn a_killed_agent_finishes_what_it_finds() {
     assert_eq!(node.pod_links(), 2);
     assert_eq!(code(&node.ask(&del("k1")).await), 0);
     assert_eq!(node.pod_links(), 1);
+}
+
+/// Adopted pods kept their addresses and lost their host ports without a word.
+#[tokio::test]
+async fn host_ports_of_adopted_pods_come_back_or_are_reported_lost() {
+    let mut node = Node::new(&["10.91.10.0/24"]).await;
+    let (few, many) = (Scratch::new(), Scratch::new());
+    let with_ports = |container: &str, pod: &Scratch, ports: std::ops::Range<u16>| {
+        let mappings: Vec<Value> = ports
+            .map(|port| json!({"hostPort": port, "containerPort": 80, "protocol": "tcp"}))
+            .collect();
+        let more = json!({"runtimeConfig": {"portMappings": mappings}});
+        frame("ADD", container, &pod.path(), more)
+    };
+    for ask in [
+        with_ports("ports1", &few, 8080..8082),
+        with_ports("ports2", &many, 9000..9100),
+    ] {
+        let answer = node.ask(&ask).await;
+        assert_eq!(code(&answer), 0, "{answer:?}");
+    }
+    std::fs::remove_file(node.dir.path().join("attachments.journal")).unwrap();
+    node.restart().await;
+    let recovered = node.server.recover("/run/netns".as_ref()).await;
+    assert_eq!(recovered.adopted.len(), 2, "{recovered:?}");
+    assert_eq!(recovered.without_host_ports, ["ns/ports2"]);
+    let found = node.store.attachments();
+    let ports: Vec<usize> = found.values().map(|a| a.port_mappings.len()).collect();
+    assert_eq!(ports, [2, 0]);
+    let lost = node.notes().lost.clone();
+    assert_eq!(lost.len(), 1, "{lost:?}");
+    assert!(
+        lost[0].contains("ns/ports2") && lost[0].contains("delete"),
+        "{lost:?}"
+    );
+    // Their ports are held: nobody else is given them.
+    let third = Scratch::new();
+    let answer = node.ask(&with_ports("ports3", &third, 8081..8082)).await;
+    assert_eq!(code(&answer), 11, "{answer:?}");
 }
 
 /// The links could not be listed at the start, nothing was adopted, and the collection took a

@@ -138,7 +138,7 @@ async fn a_switch_that_starts_anew_is_programmed_again() {
     let (_, two_ips) = b.add_pod(&two);
     assert!(ping(&one_box.0, &two_ips[0]));
     let flows = a.flows();
-    a.restart_switch("second");
+    a.restart_switch();
     wait("the switch to be programmed again", || {
         a.ovs.mgmt("br-int").exists()
             && a.ovs
@@ -161,27 +161,56 @@ async fn nothing_is_written_to_a_switch_that_is_not_restored() {
     wire(&a, &b);
     let controller = Controller::serve(&[&a]).await;
     controller.send("node1", vec![node_record(1, &A)], vec![]);
-    a.ovs
-        .vsctl(&[
-            "remove",
-            "Open_vSwitch",
-            ".",
-            "external_ids",
-            "carrick-restored",
-        ])
-        .unwrap();
+    let start = a.begin_start();
     a.start_agent();
     wait("the agent to wait for the switch", || {
         a.condition("DatapathReady").1.contains("not restored yet")
     });
     assert_eq!(a.ovs.vsctl(&["list-br"]).unwrap(), "");
-    a.mark_restored("first");
+    a.mark_restored(start);
     a.wait_ready();
     let mode = a
         .ovs
         .vsctl(&["get", "bridge", "br-int", "fail_mode"])
         .unwrap();
     assert_eq!(mode.trim(), "secure");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_switch_started_again_is_not_written_to_until_it_is_restored() {
+    let (mut a, mut b, controller) = two_nodes().await;
+    let one = open_port(&controller, &a, "one");
+    let two = open_port(&controller, &b, "two");
+    let (one_box, _) = a.add_pod(&one);
+    let (_, two_ips) = b.add_pod(&two);
+    let flows = a.flows();
+    let start = a.restart_vswitchd();
+    wait("the agent to be connected again", || {
+        a.log().contains("generation=2")
+    });
+    // Work arrives, and fails: the agent says so of this very number.
+    let number = controller.send("node1", vec![route_record(3, &["10.10.3.0/24"])], vec![]);
+    wait("the work to be refused", || {
+        controller.refused("node1", number)
+    });
+    let (status, message) = a.condition("DatapathReady");
+    assert_eq!(status, "False");
+    assert!(message.contains("not restored yet"), "{message}");
+    assert!(a.flows().is_empty(), "{:?}", a.flows());
+    // What `carrick switch` does meanwhile is left alone, be it wrong.
+    let target = a.ovs.target("br-int");
+    let replayed = "table=0,priority=7 actions=drop";
+    a.ovs.ofctl(&["add-flow", &target, replayed]).unwrap();
+    let gone: Vec<Key> = vec!["route/node3".parse().unwrap()];
+    let number = controller.send("node1", vec![], gone);
+    wait("the work to be refused", || {
+        controller.refused("node1", number)
+    });
+    assert_eq!(a.flows().len(), 1, "{:?}", a.flows());
+    a.mark_restored(start);
+    wait("the flows to be back", || a.flows() == flows);
+    a.wait_ready();
+    assert!(ping(&one_box.0, &two_ips[0]));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -10,6 +10,7 @@ use carrick_api::names::{OPERATOR_FIELD_MANAGER, object};
 use carrick_k8s::client::{CallError, REQUEST_TIMEOUT, timely};
 use k8s_openapi::ByteString;
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment};
+use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{ConfigMap, Node, Pod, Secret, Service};
 use k8s_openapi::api::networking::v1::ServiceCIDR;
 use kube::api::{DeleteParams, DynamicObject, ListParams, Patch, PatchParams, Preconditions};
@@ -397,6 +398,22 @@ impl Cluster {
             Err(source) => Err(ClusterError::new("delete", format!("Secret {name}"))(
                 source,
             )),
+        }
+    }
+
+    /// Deletes the controller's Lease; one that is not there is no error. Its pods must be gone: a
+    /// standby would make it again.
+    pub async fn delete_controller_lease(&self) -> Result<()> {
+        let api: Api<Lease> = Api::namespaced(self.client.clone(), &self.namespace);
+        let params = DeleteParams::default();
+        let request = api.delete(object::CONTROLLER, &params);
+        match timely("delete", REQUEST_TIMEOUT, request).await {
+            Ok(_) => Ok(()),
+            Err(error) if error.status() == Some(404) => Ok(()),
+            Err(source) => {
+                let what = format!("Lease {}", object::CONTROLLER);
+                Err(ClusterError::new("delete", what)(source))
+            }
         }
     }
 

@@ -85,12 +85,6 @@ pub(crate) fn selector(component: &str) -> BTreeMap<String, String> {
     BTreeMap::from([(NAME.to_owned(), component.to_owned())])
 }
 
-/// Labels of the pods of one workload: nothing that changes between versions, so that a new
-/// version by itself restarts nothing that has the same image.
-pub(crate) fn pod_labels(component: &str) -> BTreeMap<String, String> {
-    labels(component)
-}
-
 /// Metadata of an operand in the operator's namespace.
 pub(crate) fn meta(input: &Input<'_>, name: &str, component: &str) -> ObjectMeta {
     ObjectMeta {

@@ -6,7 +6,7 @@
 #![expect(clippy::unwrap_used, reason = "tests say what they expect")]
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
@@ -32,26 +32,9 @@ struct Bed {
     _one: MutexGuard<'static, ()>,
 }
 
-fn helm() -> PathBuf {
-    let found = std::env::var_os("PATH").and_then(|path| {
-        std::env::split_paths(&path)
-            .map(|dir| dir.join("helm"))
-            .find(|helm| helm.is_file())
-    });
-    let home = std::env::var_os("HOME")
-        .map(PathBuf::from)
-        .unwrap_or_default();
-    let built = std::env::var_os("CARRICK_CACHE")
-        .map_or_else(|| home.join(".cache/carrick"), PathBuf::from)
-        .join("bin/helm");
-    let helm = found.unwrap_or(built);
-    assert!(helm.is_file(), "helm is missing: run hack/install");
-    helm
-}
-
 fn chart() -> String {
     let chart = Path::new(env!("CARGO_MANIFEST_DIR")).join("../charts/carrick");
-    let output = Command::new(helm())
+    let output = Command::new(carrick_testkit::helm().unwrap())
         .args([
             "template",
             "carrick",
@@ -684,6 +667,12 @@ async fn a_removal_goes_node_by_node_and_leaves_nothing() {
     bed.server
         .kubectl_with_input(&["create", "-f", "-"], &user.to_string())
         .unwrap();
+    // What the controller's election leaves.
+    let lease = json!({"apiVersion": "coordination.k8s.io/v1", "kind": "Lease",
+        "metadata": {"name": "carrick-controller", "namespace": NAMESPACE}});
+    bed.server
+        .kubectl_with_input(&["create", "-f", "-"], &lease.to_string())
+        .unwrap();
 
     // The chart's hook fails with the sentence that mends it.
     let admin = kube::Client::try_from(config(&bed.server, &[]).await).unwrap();
@@ -751,6 +740,7 @@ async fn a_removal_goes_node_by_node_and_leaves_nothing() {
     ] {
         assert!(bed.get(&["secret", secret]).is_none(), "{secret}");
     }
+    assert!(bed.get(&["lease", "carrick-controller"]).is_none());
     let node = bed.get(&["node", "node1"]).unwrap();
     assert!(
         !node

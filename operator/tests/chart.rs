@@ -15,29 +15,12 @@ use carrick_operator::render::rbac;
 use k8s_openapi::api::rbac::v1::PolicyRule;
 use serde_json::Value;
 
-fn helm() -> PathBuf {
-    let found = std::env::var_os("PATH").and_then(|path| {
-        std::env::split_paths(&path)
-            .map(|dir| dir.join("helm"))
-            .find(|helm| helm.is_file())
-    });
-    let home = std::env::var_os("HOME")
-        .map(PathBuf::from)
-        .unwrap_or_default();
-    let built = std::env::var_os("CARRICK_CACHE")
-        .map_or_else(|| home.join(".cache/carrick"), PathBuf::from)
-        .join("bin/helm");
-    let helm = found.unwrap_or(built);
-    assert!(helm.is_file(), "helm is missing: run hack/install");
-    helm
-}
-
 fn chart() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../charts/carrick")
 }
 
 fn template(values: &[&str]) -> Output {
-    let mut command = Command::new(helm());
+    let mut command = Command::new(carrick_testkit::helm().unwrap());
     command.args([
         "template",
         "carrick",
@@ -86,7 +69,7 @@ fn find<'a>(objects: &'a [Value], kind: &str, name: &str) -> &'a Value {
 
 #[test]
 fn the_chart_lints() {
-    let output = Command::new(helm())
+    let output = Command::new(carrick_testkit::helm().unwrap())
         .args(["lint", "--strict"])
         .arg(chart())
         .output()

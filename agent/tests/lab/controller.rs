@@ -223,6 +223,18 @@ impl Controller {
             .unwrap_or_default()
     }
 
+    /// Whether a node's agent has said that it could not realise what it has at this number.
+    pub fn refused(&self, node: &str, number: Number) -> bool {
+        self.heard(node)
+            .iter()
+            .any(|message| match &message.message {
+                Some(v1::agent_message::Message::Realized(realized)) => {
+                    !realized.error.is_empty() && Number::from(realized.number) == number
+                }
+                _ => false,
+            })
+    }
+
     /// The last number a node's agent acknowledged without an error.
     pub fn acknowledged(&self, node: &str) -> Number {
         self.heard(node)

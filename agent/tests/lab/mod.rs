@@ -18,9 +18,11 @@ use std::time::{Duration, Instant};
 
 use carrick_agent::cni::{Answer, Frame};
 use carrick_agent::paths::Paths;
+use carrick_ovsdb::handover::StartId;
 use carrick_testkit::ovs::{Datapath, Ovs};
 
 static NUMBER: AtomicU32 = AtomicU32::new(0);
+const KILL: nix::sys::signal::Signal = nix::sys::signal::Signal::SIGKILL;
 /// How long anything may take on a busy machine.
 pub const LIMIT: Duration = Duration::from_secs(60);
 
@@ -140,7 +142,7 @@ impl LabNode {
             ),
         );
         node.write_config(0);
-        node.mark_restored("first");
+        node.mark_restored(node.begin_start());
         node
     }
 
@@ -170,16 +172,35 @@ impl LabNode {
         std::fs::write(self.root.path().join("config.json"), config.to_string()).unwrap();
     }
 
-    /// What `carrick switch` does when the switch is there and restored.
-    pub fn mark_restored(&self, start: &str) {
+    /// What `carrick switch` does before it starts the switch: the start that follows is a new one,
+    /// and nobody may write.
+    pub fn begin_start(&self) -> StartId {
+        let id = StartId::random();
+        let start = format!("external_ids:carrick-start={id}");
+        let root = ["Open_vSwitch", "."];
         self.ovs
             .vsctl(&[
+                "--no-wait",
+                "remove",
+                root[0],
+                root[1],
+                "external_ids",
+                "carrick-restored",
+                "--",
                 "set",
-                "Open_vSwitch",
-                ".",
-                &format!("external_ids:carrick-start={start}"),
-                &format!("external_ids:carrick-restored={start}"),
+                root[0],
+                root[1],
+                &start,
             ])
+            .unwrap();
+        id
+    }
+
+    /// What `carrick switch` does when this start of the switch is restored.
+    pub fn mark_restored(&self, start: StartId) {
+        let restored = format!("external_ids:carrick-restored={start}");
+        self.ovs
+            .vsctl(&["set", "Open_vSwitch", ".", &restored])
             .unwrap();
     }
 
@@ -379,7 +400,8 @@ impl LabNode {
             .unwrap();
         let mut flows: Vec<String> = dump
             .lines()
-            .skip(1)
+            // ovs-ofctl prints a header only sometimes.
+            .filter(|line| line.contains("actions="))
             .map(|line| line.trim().to_owned())
             .collect();
         flows.sort();
@@ -405,18 +427,25 @@ impl LabNode {
     }
 
     /// kill -9 of the switch, and a new start on an empty database, as on tmpfs.
-    pub fn restart_switch(&mut self, start: &str) {
-        use carrick_testkit::ovs::Ovs;
-        let _: fn(&mut Ovs) -> _ = Ovs::start_ovsdb;
-        let kill = nix::sys::signal::Signal::SIGKILL;
-        self.ovs.stop_vswitchd(kill).unwrap();
-        self.ovs.stop_ovsdb(kill).unwrap();
+    pub fn restart_switch(&mut self) {
+        self.ovs.stop_vswitchd(KILL).unwrap();
+        self.ovs.stop_ovsdb(KILL).unwrap();
         std::fs::remove_file(self.ovs.db_file()).unwrap();
         self.ovs.create_database().unwrap();
         self.ovs.start_ovsdb().unwrap();
         self.ovs.vsctl(&["--no-wait", "init"]).unwrap();
+        let start = self.begin_start();
         self.ovs.start_vswitchd().unwrap();
         self.mark_restored(start);
+    }
+
+    /// kill -9 of ovs-vswitchd and a new start, of which `carrick switch` has not yet said that it
+    /// is restored.
+    pub fn restart_vswitchd(&mut self) -> StartId {
+        self.ovs.stop_vswitchd(KILL).unwrap();
+        let start = self.begin_start();
+        self.ovs.start_vswitchd().unwrap();
+        start
     }
 }
 

@@ -68,21 +68,11 @@ pub async fn apply<K>(api: &Api<K>, manager: &str, object: &K) -> Result<K, Appl
 where
     K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Serialize + Debug,
 {
+    let (params, patch) = (PatchParams::apply(manager).force(), Patch::Apply(object));
     let name = named(object)?;
-    let params = PatchParams::apply(manager).force();
-    let patch = Patch::Apply(object);
-    timely(
-        "server-side apply",
-        REQUEST_TIMEOUT,
-        api.patch(&name, &params, &patch),
-    )
-    .await
-    .map_err(|source| ApplyError::Request {
-        verb: "apply",
-        kind: K::kind(&()).into_owned(),
-        name: full_name(object),
-        source,
-    })
+    let request = api.patch(&name, &params, &patch);
+    let outcome = timely("server-side apply", REQUEST_TIMEOUT, request).await;
+    outcome.map_err(|source| failed("apply", object, source))
 }
 
 /// Like [`apply`], for the status subresource.
@@ -90,21 +80,23 @@ pub async fn apply_status<K>(api: &Api<K>, manager: &str, object: &K) -> Result<
 where
     K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Serialize + Debug,
 {
+    let (params, patch) = (PatchParams::apply(manager).force(), Patch::Apply(object));
     let name = named(object)?;
-    let params = PatchParams::apply(manager).force();
-    let patch = Patch::Apply(object);
-    timely(
-        "apply of status",
-        REQUEST_TIMEOUT,
-        api.patch_status(&name, &params, &patch),
-    )
-    .await
-    .map_err(|source| ApplyError::Request {
-        verb: "apply the status of",
+    let request = api.patch_status(&name, &params, &patch);
+    let outcome = timely("apply of status", REQUEST_TIMEOUT, request).await;
+    outcome.map_err(|source| failed("apply the status of", object, source))
+}
+
+fn failed<K>(verb: &'static str, object: &K, source: CallError) -> ApplyError
+where
+    K: Resource<DynamicType = ()>,
+{
+    ApplyError::Request {
+        verb,
         kind: K::kind(&()).into_owned(),
         name: full_name(object),
         source,
-    })
+    }
 }
 
 /// Whether a deletion found something.

@@ -4,7 +4,8 @@
 //! replies with requests, and connects again with back-off when the switch goes. It ends when the
 //! last [`Connection`] is dropped; who spawned it awaits it. Everything else happens in the caller's
 //! task. Requests never outlive their session: when it ends they fail with
-//! [`RequestError::Disconnected`], and [`Connection::generation`] tells that a new one began.
+//! [`RequestError::Disconnected`], and [`Connection::generation`] tells that a new one began;
+//! [`Connection::only`] gives a handle that never uses another.
 //!
 //! Queues are bounded: requests wait for room (a slow switch slows its callers); packet-ins and
 //! notices that find no room are dropped and counted (a slow caller never slows the switch).
@@ -101,10 +102,15 @@ impl Config {
 }
 
 /// A switch. Cheap to clone; all clones share one socket.
+///
+/// A request goes to the session that stands when it is made. Who has found something out about one
+/// session and must not act on another takes a handle of that session alone: [`Connection::only`].
 #[derive(Debug, Clone)]
 pub struct Connection {
     config: Arc<Config>,
     session: watch::Receiver<Option<Arc<Session>>>,
+    /// The one session that this handle may use; without it, whichever stands.
+    only: Option<Arc<Session>>,
     /// One bundle at a time: their errors are told apart by transaction ids.
     bundle: Arc<Mutex<()>>,
 }
@@ -120,16 +126,37 @@ impl Connection {
         let connection = Self {
             config,
             session,
+            only: None,
             bundle: Arc::default(),
         };
         (connection, packet_ins, notices, driver)
     }
 
-    /// Waits until there is a session; its generation.
+    /// A handle of the session of this generation alone: once that ends, all its requests fail with
+    /// [`RequestError::Disconnected`] and reach no other session, however soon one stands.
     ///
     /// # Errors
-    /// When the driver has ended.
+    /// [`RequestError::Disconnected`] when that session does not stand now.
+    pub fn only(&self, generation: u64) -> Result<Self, RequestError> {
+        let session = self.session()?;
+        if session.generation != generation {
+            return Err(RequestError::Disconnected);
+        }
+        Ok(Self {
+            only: Some(session),
+            ..self.clone()
+        })
+    }
+
+    /// Waits until there is a session; its generation. A handle of [one session](Self::only) does
+    /// not wait.
+    ///
+    /// # Errors
+    /// When the driver has ended, or the one session of this handle.
     pub async fn connected(&self) -> Result<u64, RequestError> {
+        if self.only.is_some() {
+            return self.generation().ok_or(RequestError::Disconnected);
+        }
         let mut session = self.session.clone();
         let found = session.wait_for(Option::is_some).await;
         let found = found.map_err(|_| RequestError::Disconnected)?;
@@ -139,7 +166,8 @@ impl Connection {
             .ok_or(RequestError::Disconnected)
     }
 
-    /// Waits until there is a session of another generation than `known`; its generation.
+    /// Waits until there is a session of another generation than `known`; its generation. Looks at
+    /// all sessions, also from a handle of [one](Self::only).
     ///
     /// # Errors
     /// When the driver has ended.
@@ -163,18 +191,12 @@ impl Connection {
     /// Which session this is, counted from 1; `None` without one. A new session means that the
     /// switch may have lost everything.
     pub fn generation(&self) -> Option<u64> {
-        self.session
-            .borrow()
-            .as_ref()
-            .map(|session| session.generation)
+        self.session().ok().map(|session| session.generation)
     }
 
     /// What the switch said it is.
     pub fn features(&self) -> Option<Features> {
-        self.session
-            .borrow()
-            .as_ref()
-            .map(|session| session.features.clone())
+        self.session().ok().map(|session| session.features.clone())
     }
 
     /// Flows with their counters.
@@ -420,10 +442,11 @@ impl Connection {
     }
 
     fn session(&self) -> Result<Arc<Session>, RequestError> {
-        self.session
-            .borrow()
-            .clone()
-            .ok_or(RequestError::Disconnected)
+        let session = match &self.only {
+            Some(only) => Some(Arc::clone(only)).filter(|session| !session.is_closed()),
+            None => self.session.borrow().clone(),
+        };
+        session.ok_or(RequestError::Disconnected)
     }
 
     /// The parts of an answer, put together.

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use carrick_openflow::connection::{BundleError, Config, Connection, RequestError};
+use carrick_openflow::connection::{BundleError, Config, Connection, RequestError, SyncError};
 use carrick_openflow::message::multipart::MultipartBody;
 use carrick_openflow::message::{
     BundleControl, ControlType, Features, Header, Hello, MultipartReply, MultipartRequest,
@@ -277,6 +277,63 @@ async fn a_session_that_ends_ends_its_requests_and_a_new_one_begins() {
         .await
         .unwrap()
         .unwrap();
+}
+
+#[tokio::test]
+async fn a_handle_of_one_session_never_uses_another() {
+    let (socket, listener) = socket();
+    let connection = start(config(&socket));
+    let mut first = timeout(LONG, accept(&listener)).await.unwrap();
+    let generation = connection.connected().await.unwrap();
+    assert!(matches!(
+        connection.only(generation + 1),
+        Err(RequestError::Disconnected)
+    ));
+    let only = connection.only(generation).unwrap();
+    assert_eq!(only.connected().await.unwrap(), generation);
+
+    // A bundle is under way when the switch goes.
+    let under_way = {
+        let only = only.clone();
+        tokio::spawn(async move { only.bundle(&mods(3)).await })
+    };
+    let (_, opened) = read(&mut first).await.unwrap();
+    assert!(matches!(opened, Message::BundleControl(_)));
+    drop(first);
+    assert!(matches!(
+        under_way.await.unwrap(),
+        Err(BundleError::NotSent(RequestError::Disconnected))
+    ));
+
+    let mut second = timeout(LONG, accept(&listener)).await.unwrap();
+    let newer = timeout(LONG, connection.reconnected(generation));
+    let newer = newer.await.unwrap().unwrap();
+    assert!(newer > generation);
+    assert_eq!(only.generation(), None);
+    assert!(only.features().is_none());
+    assert!(matches!(
+        only.connected().await,
+        Err(RequestError::Disconnected)
+    ));
+    assert!(connection.only(generation).is_err());
+    assert!(only.only(newer).is_err());
+    assert!(only.barrier().await.is_err());
+    assert!(only.dump_state().await.is_err());
+    assert!(only.ct_flush_zone(1).await.is_err());
+    assert!(only.bundle(&mods(3)).await.is_err());
+    let desired = State::default();
+    let synchronized = only.synchronize(&desired, &Learned::default()).await;
+    assert!(matches!(
+        synchronized,
+        Err(SyncError::Dump(RequestError::Disconnected))
+    ));
+
+    // None of that was sent: the first that the new switch reads is the barrier of who may.
+    let barrier = tokio::spawn(async move { connection.barrier().await });
+    let (xid, message) = read(&mut second).await.unwrap();
+    assert!(matches!(message, Message::BarrierRequest), "{message:?}");
+    write(&mut second, xid, &Message::BarrierReply).await;
+    assert!(barrier.await.unwrap().is_ok());
 }
 
 #[tokio::test]

@@ -1,20 +1,18 @@
 //! The agent: one on every Linux node; during removal the same DaemonSet cleans its node.
 
-use std::collections::BTreeMap;
-
 use carrick_api::names::{TOKEN_AUDIENCE, object, path, port};
 use k8s_openapi::api::apps::v1::{
     DaemonSet, DaemonSetSpec, DaemonSetUpdateStrategy, RollingUpdateDaemonSet,
 };
 use k8s_openapi::api::core::v1::{
-    PodSpec, PodTemplateSpec, ProjectedVolumeSource, ServiceAccountTokenProjection, Volume,
-    VolumeMount, VolumeProjection,
+    PodSpec, ProjectedVolumeSource, ServiceAccountTokenProjection, Volume, VolumeMount,
+    VolumeProjection,
 };
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::pod::{self, Access};
-use super::{CONFIG_HASH, Input, Purpose, meta, pod_labels, selector};
+use super::{Input, Purpose, meta, selector};
 use crate::object::{Kind, Object, ObjectError};
 
 const NAME: &str = object::AGENT;
@@ -54,17 +52,7 @@ fn daemon_set(input: &Input<'_>, config_hash: &str) -> DaemonSet {
                     max_unavailable: Some(max_unavailable),
                 }),
             }),
-            template: PodTemplateSpec {
-                metadata: Some(ObjectMeta {
-                    labels: Some(pod_labels(NAME)),
-                    annotations: Some(BTreeMap::from([(
-                        CONFIG_HASH.to_owned(),
-                        config_hash.to_owned(),
-                    )])),
-                    ..ObjectMeta::default()
-                }),
-                spec: Some(pod_spec(input)),
-            },
+            template: pod::template(NAME, Some(config_hash), pod_spec(input)),
             ..DaemonSetSpec::default()
         }),
         ..DaemonSet::default()

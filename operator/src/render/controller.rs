@@ -1,19 +1,17 @@
 //! The controller: a leader and warm standbys on the host network.
 
-use std::collections::BTreeMap;
-
 use carrick_api::names::{object, port};
 use k8s_openapi::api::apps::v1::{
     Deployment, DeploymentSpec, DeploymentStrategy, RollingUpdateDeployment,
 };
 use k8s_openapi::api::core::v1::{
-    ContainerPort, PodSecurityContext, PodSpec, PodTemplateSpec, Service, ServicePort, ServiceSpec,
+    ContainerPort, PodSecurityContext, PodSpec, Service, ServicePort, ServiceSpec,
 };
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::pod;
-use super::{CONFIG_HASH, Input, meta, pod_labels, selector};
+use super::{Input, meta, selector};
 use crate::object::{Kind, Object, ObjectError};
 
 const NAME: &str = object::CONTROLLER;
@@ -67,17 +65,7 @@ fn deployment(input: &Input<'_>, config_hash: &str) -> Deployment {
                     max_unavailable: Some(IntOrString::Int(1)),
                 }),
             }),
-            template: PodTemplateSpec {
-                metadata: Some(ObjectMeta {
-                    labels: Some(pod_labels(NAME)),
-                    annotations: Some(BTreeMap::from([(
-                        CONFIG_HASH.to_owned(),
-                        config_hash.to_owned(),
-                    )])),
-                    ..ObjectMeta::default()
-                }),
-                spec: Some(pod_spec(input)),
-            },
+            template: pod::template(NAME, Some(config_hash), pod_spec(input)),
             ..DeploymentSpec::default()
         }),
         ..Deployment::default()

@@ -11,13 +11,34 @@ use k8s_openapi::api::core::v1::{
     Affinity, Capabilities, ConfigMapProjection, Container, EmptyDirVolumeSource, EnvVar,
     EnvVarSource, HTTPGetAction, HostPathVolumeSource, KeyToPath, LocalObjectReference,
     NodeAffinity, NodeSelectorRequirement, NodeSelectorTerm, ObjectFieldSelector, PodSpec,
-    PreferredSchedulingTerm, Probe, ProjectedVolumeSource, ResourceRequirements, SeccompProfile,
-    SecretProjection, SecurityContext, Toleration, Volume, VolumeMount, VolumeProjection,
+    PodTemplateSpec, PreferredSchedulingTerm, Probe, ProjectedVolumeSource, ResourceRequirements,
+    SeccompProfile, SecretProjection, SecurityContext, Toleration, Volume, VolumeMount,
+    VolumeProjection,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
-use super::Input;
+use super::{CONFIG_HASH, Input, labels};
+
+/// The pods of one workload. Their labels are nothing that changes between versions, so that a new
+/// version by itself restarts nothing that has the same image; a hash of the configuration makes a
+/// change of it restart them.
+pub(crate) fn template(
+    component: &str,
+    config_hash: Option<&str>,
+    spec: PodSpec,
+) -> PodTemplateSpec {
+    PodTemplateSpec {
+        metadata: Some(ObjectMeta {
+            labels: Some(labels(component)),
+            annotations: config_hash
+                .map(|hash| BTreeMap::from([(CONFIG_HASH.to_owned(), hash.to_owned())])),
+            ..ObjectMeta::default()
+        }),
+        spec: Some(spec),
+    }
+}
 
 /// An environment variable with a value.
 pub(crate) fn env(name: &str, value: &str) -> EnvVar {

@@ -9,12 +9,12 @@ use carrick_api::names::{object, path, port};
 use k8s_openapi::api::apps::v1::{
     DaemonSet, DaemonSetSpec, DaemonSetUpdateStrategy, RollingUpdateDaemonSet,
 };
-use k8s_openapi::api::core::v1::{PodSpec, PodTemplateSpec};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
+use k8s_openapi::api::core::v1::PodSpec;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::pod::{self, Access};
-use super::{Input, meta, pod_labels, selector};
+use super::{Input, meta, selector};
 use crate::object::{Kind, Object, ObjectError};
 
 const NAME: &str = object::SWITCH;
@@ -43,13 +43,8 @@ fn daemon_set(input: &Input<'_>) -> DaemonSet {
                     max_unavailable: Some(IntOrString::Int(1)),
                 }),
             }),
-            template: PodTemplateSpec {
-                metadata: Some(ObjectMeta {
-                    labels: Some(pod_labels(NAME)),
-                    ..ObjectMeta::default()
-                }),
-                spec: Some(pod_spec(input)),
-            },
+            // No configuration hash: see above.
+            template: pod::template(NAME, None, pod_spec(input)),
             ..DaemonSetSpec::default()
         }),
         ..DaemonSet::default()

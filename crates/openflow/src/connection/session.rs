@@ -271,6 +271,11 @@ impl Session {
             .unwrap_or_default()
     }
 
+    /// Whether it has ended: it takes no more requests.
+    pub(super) fn is_closed(&self) -> bool {
+        self.lock().closed
+    }
+
     /// Ends all requests.
     pub(super) fn close(&self) {
         let mut table = self.lock();
