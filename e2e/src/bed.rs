@@ -7,7 +7,7 @@ use std::process::Output;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use carrick_testbed::{Cluster, ClusterSpec, Limit, Link, Progress, StartupTaint};
+use carrick_testbed::{Cluster, ClusterSpec, Limit, Link, NodeKind, Progress, StartupTaint};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
@@ -34,6 +34,8 @@ pub struct BedSpec {
     pub family: IpFamily,
     /// Prefix length of a node's IPv4 pod CIDR.
     pub mask: u8,
+    /// What the nodes are made of: kernel nodes get the kernel datapath.
+    pub kind: NodeKind,
 }
 
 /// A running cluster with Carrick on it.
@@ -50,6 +52,11 @@ impl Bed {
     /// it is Ready.
     pub fn up(spec: &BedSpec) -> Result<Self> {
         let progress = Progress::stderr();
+        wait::be_patient(match spec.kind {
+            NodeKind::Namespace => 1,
+            // A system call costs microseconds there, and each node has one processor.
+            NodeKind::Kernel => 3,
+        });
         let cluster = Cluster::up(
             &ClusterSpec {
                 name: spec.name.to_owned(),
@@ -57,6 +64,7 @@ impl Bed {
                 family: spec.family,
                 node_mask_v4: spec.mask,
                 startup_taint: StartupTaint::Enabled,
+                kind: spec.kind,
             },
             &progress,
         )?;
@@ -96,18 +104,22 @@ impl Bed {
         arguments.extend(["--set".to_owned(), "apiServer.port=6443".to_owned()]);
         let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
         self.helm(&words)?;
-        self.apply(&Self::default_networking())?;
+        self.apply(&self.default_networking())?;
         self.wait_ready(Duration::from_mins(4))
     }
 
-    /// The Networking of these beds: their nodes have no kernel datapath.
-    pub fn default_networking() -> Value {
+    /// The Networking of these beds: namespace nodes have no kernel datapath.
+    fn default_networking(&self) -> Value {
+        let datapath = match self.cluster.spec().kind {
+            NodeKind::Namespace => "Userspace",
+            NodeKind::Kernel => "Kernel",
+        };
         json!({
             "apiVersion": "carrick.dev/v1alpha1", "kind": "Networking",
             "metadata": {"name": "default"},
             "spec": {
                 "traffic": {"transport": {"interface": "eth1"}},
-                "datapath": {"type": "Userspace"},
+                "datapath": {"type": datapath},
             },
         })
     }
@@ -562,6 +574,11 @@ impl Bed {
         let node = self.cluster.node(node)?;
         node.stop_component("kubelet", Signal::SIGTERM)?;
         node.start_component("kubelet")
+    }
+
+    /// Ends a node as a power failure does and starts it again with its disk.
+    pub fn restart_node(&self, node: &str) -> Result<()> {
+        self.cluster.restart_node(node)
     }
 
     /// Cuts a node's transport link.

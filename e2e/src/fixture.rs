@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Mutex;
 
 use anyhow::{Result, anyhow};
-use carrick_testbed::Progress;
+use carrick_testbed::{NodeKind, Progress};
 
 use crate::bed::{Bed, BedSpec, IpFamily};
 
@@ -17,6 +17,8 @@ pub enum Fixture {
     V4,
     /// Two nodes, IPv6 only.
     V6,
+    /// Two nodes with kernels of their own, IPv4 and IPv6: the kernel datapath.
+    Kernel,
 }
 
 impl Fixture {
@@ -27,18 +29,28 @@ impl Fixture {
                 nodes: 3,
                 family: IpFamily::Dual,
                 mask: 20,
+                kind: NodeKind::Namespace,
             },
             Self::V4 => BedSpec {
                 name: "e2e-v4",
                 nodes: 2,
                 family: IpFamily::V4,
                 mask: 24,
+                kind: NodeKind::Namespace,
             },
             Self::V6 => BedSpec {
                 name: "e2e-v6",
                 nodes: 2,
                 family: IpFamily::V6,
                 mask: 24,
+                kind: NodeKind::Namespace,
+            },
+            Self::Kernel => BedSpec {
+                name: "e2e-kernel",
+                nodes: 2,
+                family: IpFamily::Dual,
+                mask: 20,
+                kind: NodeKind::Kernel,
             },
         }
     }

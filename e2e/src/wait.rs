@@ -1,11 +1,20 @@
 //! Waiting for conditions.
 
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 
 /// How often a condition is looked at.
 const INTERVAL: Duration = Duration::from_millis(200);
+
+/// How many times longer than on namespace nodes everything may take.
+static PATIENCE: AtomicU32 = AtomicU32::new(1);
+
+/// Makes every deadline so many times longer, until it is called again.
+pub(crate) fn be_patient(times: u32) {
+    PATIENCE.store(times, Ordering::Relaxed);
+}
 
 /// Waits until `condition` returns true. Errors of the condition are remembered and shown when the
 /// deadline passes.
@@ -15,6 +24,7 @@ pub fn until(
     mut condition: impl FnMut() -> Result<bool>,
 ) -> Result<()> {
     let started = Instant::now();
+    let deadline = deadline * PATIENCE.load(Ordering::Relaxed);
     loop {
         let last = match condition() {
             Ok(true) => return Ok(()),

@@ -4,6 +4,7 @@
 mod addresses;
 mod connectivity;
 mod faults;
+mod reboot;
 mod refusals;
 mod removal;
 mod security;
@@ -24,8 +25,17 @@ pub fn all() -> Vec<Suite> {
         (Fixture::Dual, "spoof", spoof::tests()),
         (Fixture::Dual, "security", security::tests()),
         (Fixture::Dual, "refusals", refusals::tests()),
-        (Fixture::Dual, "faults", faults::tests()),
+        (Fixture::Dual, "faults", faults::kill_tests()),
+        (Fixture::Dual, "absence", faults::absence_tests()),
         (Fixture::Dual, "addresses", addresses::tests()),
         (Fixture::Dual, "removal", removal::deletion_tests()),
+        (
+            Fixture::Kernel,
+            "kernel_connectivity",
+            connectivity::tests(),
+        ),
+        (Fixture::Kernel, "kernel_spoof", spoof::tests()),
+        (Fixture::Kernel, "kernel_faults", faults::kill_tests()),
+        (Fixture::Kernel, "kernel_reboot", reboot::tests()),
     ]
 }

@@ -1,4 +1,4 @@
-//! The supervisor against the real Open vSwitch (userspace datapath).
+//! The supervisor against the real Open vSwitch (on the datapath under test).
 
 #![expect(
     clippy::unwrap_used,
@@ -21,6 +21,14 @@ use carrick_testkit::ovs::{Datapath, Ovs, wait};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::json;
+
+/// The datapath under test.
+fn datapath() -> DatapathType {
+    match Datapath::under_test() {
+        Datapath::Userspace => DatapathType::Netdev,
+        Datapath::Kernel => DatapathType::System,
+    }
+}
 
 const SUPERVISE: &str = env!("CARGO_BIN_EXE_carrick-switch");
 
@@ -201,7 +209,7 @@ fn commit(datapath: &str, boot: &str) -> serde_json::Value {
 
 async fn make_bridge(supervisor: &Supervisor) -> SwitchDb {
     let db = SwitchDb::connect(supervisor.ovs.db_socket()).await.unwrap();
-    let mut bridge = BridgeConfig::new("br-int", DatapathType::Netdev);
+    let mut bridge = BridgeConfig::new("br-int", datapath());
     bridge
         .ports
         .push(PortConfig::new("gw0", InterfaceType::Internal));
@@ -347,7 +355,9 @@ async fn another_switch_on_this_host_is_refused_with_the_mend() {
         "{words}"
     );
     // And it was left alone.
-    other.add_bridge("br-theirs", Datapath::Userspace).unwrap();
+    other
+        .add_bridge("br-theirs", Datapath::under_test())
+        .unwrap();
 }
 
 #[tokio::test]
@@ -403,9 +413,12 @@ async fn a_commit_of_no_use_is_set_aside_reported_and_not_fatal() {
     make_bridge(&supervisor).await;
     for (content, why) in [
         ("{ not a commit".to_owned(), "not readable"),
-        (commit("netdev", "boot-0").to_string(), "boot"),
         (
-            commit("netdev", "boot-1")
+            commit(Datapath::under_test().as_str(), "boot-0").to_string(),
+            "boot",
+        ),
+        (
+            commit(Datapath::under_test().as_str(), "boot-1")
                 .to_string()
                 .replace("\"version\":1", "\"version\":99"),
             "version",
@@ -430,15 +443,19 @@ async fn a_commit_of_no_use_is_set_aside_reported_and_not_fatal() {
         assert!(supervisor.is_released());
     }
     // One for the other datapath is reported, too.
+    let other = match Datapath::under_test() {
+        Datapath::Userspace => "system",
+        Datapath::Kernel => "netdev",
+    };
     fs::write(
         supervisor.commit_file(),
-        commit("system", "boot-1").to_string(),
+        commit(other, "boot-1").to_string(),
     )
     .unwrap();
     supervisor.stop();
     supervisor.restart();
     let result = supervisor.external_id(handover::RESULT).unwrap();
-    assert!(result.contains("datapath system"), "{result}");
+    assert!(result.contains(&format!("datapath {other}")), "{result}");
 }
 
 #[tokio::test]
@@ -448,7 +465,7 @@ async fn the_last_commit_is_restored_after_kill_9_and_nobody_writes_meanwhile() 
     db.restored().await.unwrap();
     fs::write(
         supervisor.commit_file(),
-        commit("netdev", "boot-1").to_string(),
+        commit(Datapath::under_test().as_str(), "boot-1").to_string(),
     )
     .unwrap();
 
@@ -519,7 +536,7 @@ async fn the_last_commit_is_restored_after_kill_9_and_nobody_writes_meanwhile() 
 async fn a_commit_the_switch_refuses_is_reported_and_the_agent_may_write() {
     let supervisor = Supervisor::new();
     make_bridge(&supervisor).await;
-    let mut bad = commit("netdev", "boot-1");
+    let mut bad = commit(Datapath::under_test().as_str(), "boot-1");
     // A flow that goes to a group nobody made: the bundle is refused as a whole.
     bad["flows"][1] = json!("table=20, priority=50,tcp,tp_dst=80 actions=group:99");
     fs::write(supervisor.commit_file(), bad.to_string()).unwrap();

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, bail};
 use carrick_testbed::{
-    Cluster, ClusterSpec, IpFamily, Limit, Link, Progress, StartupTaint, registry,
+    Cluster, ClusterSpec, IpFamily, Limit, Link, NodeKind, Progress, StartupTaint, registry,
 };
 use clap::{Subcommand, ValueEnum};
 
@@ -35,6 +35,10 @@ enum Verb {
         /// Register nodes with the taint carrick.dev/agent-not-ready:NoSchedule.
         #[arg(long)]
         startup_taint: bool,
+        /// Nodes with a kernel of their own (User-Mode Linux) instead of namespaces: the kernel
+        /// datapath, real reboots.
+        #[arg(long)]
+        kernel: bool,
     },
     /// Remove a cluster and everything it has on this machine but its logs.
     Down {
@@ -123,6 +127,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
             ip_family,
             node_cidr_mask,
             startup_taint,
+            kernel,
         } => {
             let spec = ClusterSpec {
                 nodes,
@@ -132,6 +137,11 @@ pub fn run(args: Args) -> Result<ExitCode> {
                     StartupTaint::Enabled
                 } else {
                     StartupTaint::Disabled
+                },
+                kind: if kernel {
+                    NodeKind::Kernel
+                } else {
+                    NodeKind::Namespace
                 },
                 ..ClusterSpec::new(&name)
             };
@@ -214,7 +224,7 @@ fn shell(cluster: &Cluster, node: &str, command: &[String]) -> Result<ExitCode> 
         .args(command.iter().skip(1))
         .env("KUBECONFIG", cluster.kubeconfig())
         .status()
-        .context("start nsenter")?;
+        .context("start the node's shell")?;
     Ok(status
         .code()
         .and_then(|code| u8::try_from(code).ok())
@@ -237,8 +247,9 @@ fn status(progress: &Progress) -> Result<()> {
         let spec = cluster.spec();
         let state = |running: bool| if running { "running" } else { "not running" };
         crate::print(format!(
-            "{name}: {} nodes, {}, {}, control plane {}",
+            "{name}: {} {}, {}, {}, control plane {}",
             spec.nodes,
+            spec.kind,
             spec.family,
             cluster.addressing().api_server(),
             state(cluster.control_plane().pid().is_some())

@@ -1,20 +1,28 @@
-//! `cargo xtask tools`: programs built from Go modules, and the Python peers of benchmarks and tests.
+//! `cargo xtask tools`: programs built from Go modules, the kernel of kernel nodes, and the Python
+//! peers of benchmarks and tests.
 
 use std::process::ExitCode;
 
 use anyhow::Result;
-use carrick_testbed::{Progress, binaries, paths};
+use carrick_testbed::{Progress, binaries, kernel, paths};
 
 /// Arguments of `tools`.
 #[derive(Debug, clap::Args)]
-pub struct Args {}
+pub struct Args {
+    /// Only what the demo needs: neither the kernel of kernel nodes nor Python peers.
+    #[arg(long)]
+    demo: bool,
+}
 
 /// Builds what is not cached and prints the directory with links to the programs.
-pub fn run(_: &Args) -> Result<ExitCode> {
+pub fn run(args: &Args) -> Result<ExitCode> {
     let progress = Progress::stderr();
     binaries::kubernetes(&progress)?;
     binaries::helm(&progress)?;
-    carrick_testkit::python::install()?;
+    if !args.demo {
+        kernel::build(&progress)?;
+        carrick_testkit::python::install()?;
+    }
     crate::print(paths::bin()?.display())?;
     Ok(ExitCode::SUCCESS)
 }

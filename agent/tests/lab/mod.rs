@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use carrick_agent::cni::{Answer, Frame};
 use carrick_agent::paths::Paths;
 use carrick_ovsdb::handover::StartId;
-use carrick_testkit::ovs::Ovs;
+use carrick_testkit::ovs::{Datapath, Ovs};
 
 static NUMBER: AtomicU32 = AtomicU32::new(0);
 const KILL: nix::sys::signal::Signal = nix::sys::signal::Signal::SIGKILL;
@@ -157,7 +157,10 @@ impl LabNode {
                 "mode": "Encap", "tunnelProtocol": "Geneve", "mtu": mtu,
                 "transportInterface": "eth1", "snat": "Auto",
             },
-            "datapath": "Userspace",
+            "datapath": match Datapath::under_test() {
+                Datapath::Userspace => "Userspace",
+                Datapath::Kernel => "Kernel",
+            },
             "cni": {
                 "binDir": "/opt/cni/bin", "confDir": "/etc/cni/net.d",
                 "confFile": "10-carrick.conflist", "exclusive": true,

@@ -27,7 +27,7 @@ const LONG: Duration = Duration::from_mins(2);
 
 fn start() -> Ovs {
     let ovs = Ovs::start().unwrap();
-    ovs.add_bridge(BRIDGE, Datapath::Userspace).unwrap();
+    ovs.add_bridge(BRIDGE, Datapath::under_test()).unwrap();
     ovs
 }
 

@@ -1,4 +1,4 @@
-//! Desired state against a real Open vSwitch (userspace datapath).
+//! Desired state against a real Open vSwitch (on the datapath under test).
 
 #![expect(clippy::unwrap_used, reason = "tests say what they expect")]
 
@@ -16,6 +16,14 @@ use carrick_ovsdb::value::{Datum, NamedUuid};
 use carrick_testkit::ovs::{Datapath, Ovs};
 use nix::sys::signal::Signal;
 
+/// The datapath under test.
+fn datapath() -> DatapathType {
+    match Datapath::under_test() {
+        Datapath::Userspace => DatapathType::Netdev,
+        Datapath::Kernel => DatapathType::System,
+    }
+}
+
 fn number(number: u16) -> OfPort {
     OfPort::new(number).unwrap()
 }
@@ -31,7 +39,7 @@ fn veth(ovs: &Ovs, name: &str) {
 }
 
 fn config() -> SwitchConfig {
-    let mut bridge = BridgeConfig::new("br-int", DatapathType::Netdev);
+    let mut bridge = BridgeConfig::new("br-int", datapath());
     bridge
         .external_ids
         .insert("owner".to_owned(), "carrick".to_owned());
@@ -62,7 +70,7 @@ fn config() -> SwitchConfig {
 #[tokio::test]
 async fn the_switch_becomes_what_it_shall_be_and_stays() {
     let ovs = Ovs::start().unwrap();
-    ovs.add_bridge("br-other", Datapath::Userspace).unwrap();
+    ovs.add_bridge("br-other", Datapath::under_test()).unwrap();
     ovs.vsctl(&["set", "open", ".", "external_ids:foreign=kept"])
         .unwrap();
     let switch = SwitchDb::connect(ovs.db_socket()).await.unwrap();
@@ -144,7 +152,7 @@ async fn the_switch_becomes_what_it_shall_be_and_stays() {
     let mut moved = config();
     moved.bridges[0].ports[0] = PortConfig::new("tun0", InterfaceType::Internal).ofport(number(1));
     let gateway = moved.bridges[0].ports.remove(1);
-    let mut second = BridgeConfig::new("br-two", DatapathType::Netdev);
+    let mut second = BridgeConfig::new("br-two", datapath());
     second.ports.push(gateway);
     moved.bridges.push(second);
     let applied = switch.apply(moved).await.unwrap();
@@ -171,7 +179,7 @@ async fn the_switch_becomes_what_it_shall_be_and_stays() {
 #[tokio::test]
 async fn a_port_that_fails_is_named_and_the_others_are_there() {
     let ovs = Ovs::start().unwrap();
-    ovs.add_bridge("br-other", Datapath::Userspace).unwrap();
+    ovs.add_bridge("br-other", Datapath::under_test()).unwrap();
     ovs.vsctl(&[
         "add-port",
         "br-other",

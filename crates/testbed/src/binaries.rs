@@ -153,9 +153,52 @@ fn build(module: &Path, name: &str, builds: &[Build<'_>], progress: &Progress) -
     exec::require("go", "golang (1.24 or newer; https://go.dev/dl)")?;
     let version = exec::output(Command::new("go").arg("version").current_dir(module))?;
     let key = key(module, builds, &version)?;
+    let files: Vec<_> = builds.iter().map(|build| build.output).collect();
+    cached(name, &key, &files, progress, |partial| {
+        for build in builds
+            .iter()
+            .filter(|build| !partial.join(build.output).is_file())
+        {
+            progress.say(format!(
+                "building {} (Go; up to 10 minutes when nothing is cached, a minute or two otherwise)",
+                build.output
+            ));
+            // Under another name until it is whole: an interrupted build leaves nothing that looks done.
+            let output = partial.join(format!(".{}", build.output));
+            let mut command = Command::new("go");
+            command
+                .args([
+                    "build",
+                    "-trimpath",
+                    "-buildvcs=false",
+                    "-ldflags",
+                    build.ldflags,
+                    "-o",
+                ])
+                .arg(&output)
+                .arg(build.package)
+                .current_dir(module)
+                .env("CGO_ENABLED", "0")
+                .env("GOFLAGS", "-mod=readonly");
+            exec::output(&mut command)?;
+            fs::rename(&output, partial.join(build.output))?;
+        }
+        Ok(())
+    })
+}
+
+/// The directory `name/key` of the cache, where `make` has put the files; made when it is not there.
+/// What an interrupted `make` left is still there when it is tried again.
+pub(crate) fn cached(
+    name: &str,
+    key: &str,
+    files: &[&str],
+    progress: &Progress,
+    make: impl FnOnce(&Path) -> Result<()>,
+) -> Result<PathBuf> {
     let root = paths::cache()?.join(name);
-    let dir = root.join(&key);
-    let complete = |dir: &Path| builds.iter().all(|build| dir.join(build.output).is_file());
+    let dir = root.join(key);
+    let complete = |dir: &Path| files.iter().all(|file| dir.join(file).is_file());
     if complete(&dir) {
         return Ok(dir);
     }
@@ -170,34 +213,7 @@ fn build(module: &Path, name: &str, builds: &[Build<'_>], progress: &Progress) -
     }
     let partial = root.join(format!("{key}.partial"));
     fs::create_dir_all(&partial).with_context(|| format!("create {}", partial.display()))?;
-    for build in builds
-        .iter()
-        .filter(|build| !partial.join(build.output).is_file())
-    {
-        progress.say(format!(
-            "building {} (Go; up to 10 minutes when nothing is cached, a minute or two otherwise)",
-            build.output
-        ));
-        // Under another name until it is whole: an interrupted build leaves nothing that looks done.
-        let output = partial.join(format!(".{}", build.output));
-        let mut command = Command::new("go");
-        command
-            .args([
-                "build",
-                "-trimpath",
-                "-buildvcs=false",
-                "-ldflags",
-                build.ldflags,
-                "-o",
-            ])
-            .arg(&output)
-            .arg(build.package)
-            .current_dir(module)
-            .env("CGO_ENABLED", "0")
-            .env("GOFLAGS", "-mod=readonly");
-        exec::output(&mut command)?;
-        fs::rename(&output, partial.join(build.output))?;
-    }
+    make(&partial)?;
     fs::rename(&partial, &dir).with_context(|| format!("rename {}", partial.display()))?;
     progress.say(format!("built {name} into {}", dir.display()));
     Ok(dir)

@@ -15,15 +15,17 @@ use crate::binaries::{self, Binaries};
 use crate::control_plane;
 use crate::destroy::{self, Extent};
 use crate::exec;
+use crate::guest::Guest;
+use crate::kernel;
 use crate::links::{self, Limit, Link};
-use crate::machine::{Blueprint, Machine};
+use crate::machine::Machine;
 use crate::names;
-use crate::node::{self, Node};
+use crate::node::{self, Node, NodeHost};
 use crate::paths;
 use crate::pki::Pki;
 use crate::progress::Progress;
 use crate::registry::{self, Record};
-use crate::spec::ClusterSpec;
+use crate::spec::{ClusterSpec, NodeKind};
 
 /// Runs whose logs are kept per cluster.
 const KEPT_RUNS: usize = 5;
@@ -52,8 +54,12 @@ impl Cluster {
     /// something does not come up in time; the logs' end is part of the error.
     pub fn up(spec: &ClusterSpec, progress: &Progress) -> Result<Self> {
         spec.validate()?;
-        require_tools()?;
+        require_tools(spec.kind)?;
         let binaries = binaries::kubernetes(progress)?;
+        if spec.kind == NodeKind::Kernel {
+            // Here, where building it can be told; machines only look it up.
+            kernel::build(progress)?;
+        }
         let locked = registry::lock(&spec.name)?;
         let record = match registry::read(&locked.dir) {
             Ok(Some(record)) => reuse(record, spec, &locked.dir, progress)?,
@@ -115,8 +121,11 @@ impl Cluster {
         let nodes = (1..=record.spec.nodes)
             .map(|number| {
                 let node = names::node(number);
-                let machine = Machine::new(name, &node, &dir);
-                Node::new(node, number, addressing, Box::new(machine))
+                let host: Box<dyn NodeHost> = match record.spec.kind {
+                    NodeKind::Namespace => Box::new(Machine::new(name, &node, &dir)),
+                    NodeKind::Kernel => Box::new(Guest::new(name, &node, record.index, &dir)),
+                };
+                Node::new(node, number, addressing, host)
             })
             .collect();
         Self {
@@ -133,9 +142,10 @@ impl Cluster {
         let spec = &self.record.spec;
         let addressing = self.addressing();
         self.progress.say(format!(
-            "cluster {}: {} nodes, {}, API server {}",
+            "cluster {}: {} {}, {}, API server {}",
             spec.name,
             spec.nodes,
+            spec.kind,
             spec.family,
             addressing.api_server()
         ));
@@ -145,34 +155,15 @@ impl Cluster {
             // The fabric holds the other end of every link: all or nothing.
             destroy::destroy(&spec.name, &self.dir, Extent::Running, &self.progress)?;
             links::add_fabric(&spec.name, self.record.index, addressing)?;
-            let blueprint = control_plane::blueprint(
-                spec,
-                addressing,
-                &pki,
-                self.binaries.dir(),
-                &self.dir.join(names::CONTROL_PLANE),
-            )?;
-            self.start(&self.control_plane, blueprint)?;
+            let blueprint = control_plane::blueprint(spec, addressing, &pki, self.binaries.dir())?;
+            let logs = self.new_logs(names::CONTROL_PLANE)?;
+            self.control_plane
+                .start(&blueprint, &logs, &self.progress)
+                .context("start the control plane")?;
         }
-        for node in &self.nodes {
-            let machine = Machine::new(&spec.name, node.name(), &self.dir);
-            if machine.pid().is_some() {
-                continue;
-            }
-            machine.kill(&self.progress)?;
-            links::remove_netns(&machine.netns())?;
-            links::add_node(&spec.name, node.name(), node.number(), addressing)?;
-            let blueprint = node::blueprint(
-                spec,
-                addressing,
-                node.number(),
-                &machine,
-                &pki,
-                self.binaries.dir(),
-                pause.name(),
-            )?;
-            self.start(&machine, blueprint)?;
-        }
+        // At once: kernels take their time to boot.
+        let stopped = self.nodes.iter().filter(|node| !node.is_running());
+        in_parallel(stopped, |node| self.boot(node, &pki, &pause))?;
         self.progress
             .say("machines started; waiting for the API server and the nodes");
         thread::scope(|scope| {
@@ -191,13 +182,34 @@ impl Cluster {
         Ok(())
     }
 
-    fn start(&self, machine: &Machine, mut blueprint: Blueprint) -> Result<()> {
-        let logs = self.record.logs.join(machine.name());
+    /// Starts a node from its disk, whatever is left of it.
+    fn boot(&self, node: &Node, pki: &Pki, pause: &Archive) -> Result<()> {
+        node.host().kill(&self.progress)?;
+        let blueprint = node::blueprint(
+            self.spec(),
+            self.addressing(),
+            node,
+            pki,
+            self.binaries.dir(),
+            pause.name(),
+        )?;
+        let logs = self.new_logs(node.name())?;
+        node.host()
+            .boot(
+                node.number(),
+                self.addressing(),
+                &blueprint,
+                &logs,
+                &self.progress,
+            )
+            .with_context(|| format!("start {}", node.name()))
+    }
+
+    /// The directory of a machine's logs in this run.
+    fn new_logs(&self, machine: &str) -> Result<PathBuf> {
+        let logs = self.record.logs.join(machine);
         fs::create_dir_all(&logs).with_context(|| format!("create {}", logs.display()))?;
-        blueprint.binds.push((logs.clone(), "/var/log".to_owned()));
-        machine
-            .start(&blueprint, &logs, &self.progress)
-            .with_context(|| format!("start {}", machine.name()))
+        Ok(logs)
     }
 
     fn wait_api_server(&self) -> Result<()> {
@@ -346,36 +358,17 @@ impl Cluster {
     }
 
     fn load(&self, archive: &Archive) -> Result<()> {
-        let results: Vec<Result<()>> = thread::scope(|scope| {
-            let loads: Vec<_> = self
-                .nodes
-                .iter()
-                .map(|node| {
-                    scope.spawn(|| {
-                        self.progress.wait(
-                            &format!("containerd on {}", node.name()),
-                            NODE_DEADLINE,
-                            || {
-                                self.check_alive()?;
-                                Ok(node
-                                    .exec(&["ctr", "version"])
-                                    .err()
-                                    .map(|error| last_line(&format!("{error:#}"))))
-                            },
-                        )?;
-                        node.load_image(archive)
-                    })
-                })
-                .collect();
-            loads
-                .into_iter()
-                .map(|load| {
-                    load.join()
-                        .unwrap_or_else(|_| Err(anyhow!("loading panicked")))
-                })
-                .collect()
-        });
-        results.into_iter().collect()
+        in_parallel(self.nodes.iter(), |node| {
+            let what = format!("containerd on {}", node.name());
+            self.progress.wait(&what, NODE_DEADLINE, || {
+                self.check_alive()?;
+                Ok(node
+                    .exec(&["ctr", "version"])
+                    .err()
+                    .map(|error| last_line(&format!("{error:#}"))))
+            })?;
+            node.load_image(archive)
+        })
     }
 
     /// Cuts a node's link silently: its carrier stays, frames vanish.
@@ -411,29 +404,14 @@ impl Cluster {
     }
 
     /// Ends a node as a power failure does and starts it again: disk state stays, memory (`/run`,
-    /// links, processes) does not. The kernel is the host's, so the boot id stays too.
+    /// links, processes) does not. A kernel node has another boot id then; that of a namespace node
+    /// is the host's and stays.
     ///
     /// # Errors
     /// When there is no such node or it does not come up.
     pub fn restart_node(&self, node: &str) -> Result<()> {
-        let number = self.node(node)?.number();
-        let machine = Machine::new(self.name(), node, &self.dir);
-        let addressing = self.addressing();
-        machine.kill(&self.progress)?;
-        links::remove_netns(&machine.netns())?;
-        links::add_node(self.name(), node, number, addressing)?;
         let pki = Pki::open(&self.dir.join("pki"))?;
-        let pause = self.binaries.pause_image()?;
-        let blueprint = node::blueprint(
-            self.spec(),
-            addressing,
-            number,
-            &machine,
-            &pki,
-            self.binaries.dir(),
-            pause.name(),
-        )?;
-        self.start(&machine, blueprint)
+        self.boot(self.node(node)?, &pki, &self.binaries.pause_image()?)
     }
 
     /// The directory of this run's logs: one per machine, with a file per component, and pods' logs.
@@ -473,6 +451,25 @@ impl Cluster {
     }
 }
 
+/// Does something for several nodes at the same time.
+fn in_parallel<'a>(
+    nodes: impl Iterator<Item = &'a Node>,
+    work: impl Fn(&Node) -> Result<()> + Sync,
+) -> Result<()> {
+    thread::scope(|scope| {
+        let handles: Vec<_> = nodes.map(|node| scope.spawn(|| work(node))).collect();
+        let results: Vec<Result<()>> = handles
+            .into_iter()
+            .map(|handle| {
+                handle
+                    .join()
+                    .unwrap_or_else(|_| Err(anyhow!("a thread panicked")))
+            })
+            .collect();
+        results.into_iter().collect()
+    })
+}
+
 /// Keeps the record of a cluster that can be mended; `None` when it must be made anew.
 fn reuse(
     mut record: Record,
@@ -491,9 +488,10 @@ fn reuse(
     } == *spec;
     if !same || spec.nodes < old.nodes {
         bail!(
-            "cluster {} exists with {} nodes, {}, /{}; take it down first: cargo xtask cluster down --name {}",
+            "cluster {} exists with {} {}, {}, /{}; take it down first: cargo xtask cluster down --name {}",
             old.name,
             old.nodes,
+            old.kind,
             old.family,
             old.node_mask_v4,
             old.name
@@ -530,11 +528,21 @@ fn new_run(cluster: &str) -> Result<PathBuf> {
     Ok(run)
 }
 
-fn require_tools() -> Result<()> {
+fn require_tools(kind: NodeKind) -> Result<()> {
     if !nix::unistd::geteuid().is_root() {
         bail!("namespaces, links and cgroups need root: run this as root");
     }
-    for (program, package) in [
+    let guests: &[_] = match kind {
+        NodeKind::Namespace => &[],
+        NodeKind::Kernel => &[
+            ("mkfs.ext4", "e2fsprogs"),
+            ("ssh", "openssh-client"),
+            ("ssh-keygen", "openssh-client"),
+            ("sshd", "openssh-server"),
+            ("taskset", "util-linux"),
+        ],
+    };
+    let all = [
         ("ip", "iproute2"),
         ("tc", "iproute2"),
         ("nft", "nftables"),
@@ -544,7 +552,8 @@ fn require_tools() -> Result<()> {
         ("containerd", "containerd"),
         ("ctr", "containerd"),
         ("runc", "runc"),
-    ] {
+    ];
+    for (program, package) in all.iter().chain(guests) {
         exec::require(program, package)?;
     }
     if !Path::new("/usr/lib/cni/loopback").exists() {

@@ -25,7 +25,6 @@ pub fn blueprint(
     addressing: Addressing,
     pki: &Pki,
     bin: &Path,
-    dir: &Path,
 ) -> Result<Blueprint> {
     let mut addresses: Vec<IpAddr> = addressing
         .control_plane()
@@ -74,10 +73,9 @@ pub fn blueprint(
         controller_manager(spec, addressing, pki, bin),
         scheduler(pki, bin),
     ];
-    let binds = vec![(dir.join("etcd"), "/var/lib/etcd".to_owned())];
     let hosts = "127.0.0.1 localhost control-plane\n::1 localhost\n".to_owned();
     Ok(Blueprint {
-        binds,
+        kept: vec![("etcd", "/var/lib/etcd")],
         hosts,
         components,
     })

@@ -3,7 +3,7 @@
 //! no registry, no virtual machine, no mock.
 //!
 //! A [`Cluster`] is made of [`Machine`](machine::Machine)s (namespaces with a process 1 of ours that
-//! supervises components) joined by two bridges, management (`eth0`) and transport (`eth1`). The
+//! supervises components), or of [`Guest`](guest::Guest)s (the same with a kernel of their own), joined by two bridges, management (`eth0`) and transport (`eth1`). The
 //! control plane is a machine too; its network namespace, the *fabric*, holds both bridges, so that
 //! the host has one link per cluster and deleting the fabric deletes every link of it.
 //!
@@ -21,6 +21,7 @@
 //! - State is written before what it describes is made, so `down` removes a cluster whose `up`
 //!   crashed anywhere, and `up` mends it.
 //! - Nothing is written to the host's `/etc`, `/opt`, `/var` and `/run` by a node: they are overlaid.
+//!   A kernel node writes nothing at all there but its disk and its logs: its root is read-only.
 
 pub mod addressing;
 pub mod archive;
@@ -30,6 +31,8 @@ pub mod cluster;
 mod control_plane;
 mod destroy;
 mod exec;
+pub mod guest;
+pub mod kernel;
 mod links;
 pub mod machine;
 pub mod names;
@@ -46,4 +49,4 @@ pub use links::{Limit, Link};
 pub use machine::Machine;
 pub use node::Node;
 pub use progress::Progress;
-pub use spec::{ClusterSpec, IpFamily, StartupTaint};
+pub use spec::{ClusterSpec, IpFamily, NodeKind, StartupTaint};

@@ -1,5 +1,6 @@
 //! Namespaces, bridges and links of a cluster, and what tests do to the links.
 
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 use std::process::Command;
 
@@ -105,32 +106,119 @@ pub fn add_node(cluster: &str, node: &str, number: usize, addressing: Addressing
     let (fabric, netns) = (names::fabric(cluster), names::netns(cluster, node));
     add_netns(&netns)?;
     let mut outside = Vec::new();
-    let mut inside = Vec::new();
-    for (link, addresses) in [
-        (Link::Management, addressing.node(number)),
-        (Link::Transport, addressing.node_transport(number)),
-    ] {
+    for link in [Link::Management, Link::Transport] {
         let (port, interface) = (link.port(number), link.interface());
         outside.push(format!(
             "link add {port} type veth peer name {interface} netns {netns}"
         ));
         outside.push(format!("link set {port} master {} up", link.bridge()));
-        inside.push(format!("link set {interface} up"));
-        inside.extend(
+    }
+    exec::ip_batch(Some(&fabric), &outside)?;
+    exec::ip_batch(Some(&netns), &inside(number, addressing))
+}
+
+/// What `ip -batch` does on a node that has its interfaces.
+fn inside(number: usize, addressing: Addressing) -> Vec<String> {
+    let mut lines = Vec::new();
+    for (link, addresses) in [
+        (Link::Management, addressing.node(number)),
+        (Link::Transport, addressing.node_transport(number)),
+    ] {
+        let interface = link.interface();
+        lines.push(format!("link set {interface} up"));
+        lines.extend(
             addresses
                 .into_iter()
                 .map(|address| address_line(address, interface)),
         );
     }
-    exec::ip_batch(Some(&fabric), &outside)?;
     // The way out of the cluster: nothing answers there but the control plane.
-    inside.extend(
+    lines.extend(
         addressing
             .control_plane()
             .into_iter()
             .map(|via| format!("route add default via {}", via.addr())),
     );
-    exec::ip_batch(Some(&netns), &inside)
+    lines
+}
+
+/// The links of a kernel node.
+#[derive(Debug)]
+pub struct GuestLinks {
+    /// Taps in the fabric, in the order of the node's interfaces; the last is the console's.
+    pub taps: Vec<String>,
+    /// What `ip -batch` does on the node to the first two.
+    pub inside: Vec<String>,
+    /// What it does to the console's interface, `vec2`.
+    pub console: Vec<String>,
+    /// Where the console listens, as the fabric sees it.
+    pub console_address: IpAddr,
+}
+
+/// Makes a kernel node's taps, which may be there from before its reboot.
+///
+/// The console is a link of its own that only the fabric's end knows: commands reach the node
+/// whatever a test does to the other two.
+pub fn add_guest(cluster: &str, number: usize, addressing: Addressing) -> Result<GuestLinks> {
+    let fabric = names::fabric(cluster);
+    let console = format!("c{number}");
+    let net = |host: u8| Ipv4Addr::new(169, 254, u8::try_from(number).unwrap_or(u8::MAX), host);
+    let mut taps = vec![Link::Management.port(number), Link::Transport.port(number)];
+    taps.push(console.clone());
+    // The ends of a node's links go with it, as a veth's do; so do limits on them.
+    remove_guest(cluster, number)?;
+    let mut outside: Vec<_> = taps
+        .iter()
+        .map(|tap| format!("tuntap add dev {tap} mode tap"))
+        .collect();
+    let mut lines = Vec::new();
+    for link in [Link::Management, Link::Transport] {
+        outside.push(format!(
+            "link set {} master {} up",
+            link.port(number),
+            link.bridge()
+        ));
+        // The same after a reboot, as a real card's is.
+        lines.push(format!(
+            "link set {} address 02:ca:00:00:{:02x}:{number:02x}",
+            link.interface(),
+            link as u8
+        ));
+    }
+    outside.push(format!("address add {}/30 dev {console}", net(1)));
+    outside.push(format!("link set {console} up"));
+    exec::ip_batch(Some(&fabric), &outside)?;
+    lines.extend(inside(number, addressing));
+    Ok(GuestLinks {
+        taps,
+        inside: lines,
+        console: vec![
+            "link set lo up".to_owned(),
+            format!("address add {}/30 dev vec2", net(2)),
+            "link set vec2 up".to_owned(),
+        ],
+        console_address: net(2).into(),
+    })
+}
+
+/// Removes a kernel node's taps. Absent is fine.
+pub fn remove_guest(cluster: &str, number: usize) -> Result<()> {
+    let fabric = names::fabric(cluster);
+    let listed = exec::output(Command::new("ip").args(["-n", &fabric, "-o", "link", "show"]))?;
+    let taps = [
+        Link::Management.port(number),
+        Link::Transport.port(number),
+        format!("c{number}"),
+    ];
+    let present: Vec<_> = taps
+        .iter()
+        .filter(|tap| listed.contains(&format!(" {tap}: ")))
+        .map(|tap| format!("link delete {tap}"))
+        .collect();
+    if present.is_empty() {
+        return Ok(());
+    }
+    exec::ip_batch(Some(&fabric), &present)
 }
 
 /// Removes a namespace with every link in it. Absent is fine.

@@ -17,9 +17,14 @@ use nix::unistd::Pid;
 use crate::cgroup::Cgroups;
 use crate::exec;
 use crate::names;
+use crate::node::NodeHost;
 use crate::progress::Progress;
 
-const INIT: &str = include_str!("machine-init.sh");
+const INIT: &str = concat!(
+    "#!/bin/bash\nstate=$1 name=$2\n",
+    include_str!("machine-lib.sh"),
+    include_str!("machine-init.sh")
+);
 /// How long process 1 may take to build its namespaces, or to end.
 const DEADLINE: Duration = Duration::from_secs(30);
 
@@ -35,8 +40,8 @@ pub struct Component {
 /// What a machine is made of.
 #[derive(Debug, Clone)]
 pub struct Blueprint {
-    /// Directories of the host the machine keeps: (source, where it sees them).
-    pub binds: Vec<(PathBuf, String)>,
+    /// Directories the machine keeps: (their name among what it keeps, where it sees them).
+    pub kept: Vec<(&'static str, &'static str)>,
     /// Content of /etc/hosts.
     pub hosts: String,
     /// What runs.
@@ -64,6 +69,12 @@ impl Machine {
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// The cluster it belongs to.
+    #[must_use]
+    pub fn cluster(&self) -> &str {
+        &self.cluster
     }
 
     /// Its network namespace, as `ip netns` knows it.
@@ -111,29 +122,20 @@ impl Machine {
         log: &Path,
         progress: &Progress,
     ) -> Result<()> {
-        let components = self.state.join("components");
-        let file = |name: &str| self.state.join(name);
-        fs::remove_dir_all(&components).ok();
-        fs::remove_file(file("init")).ok();
-        fs::create_dir_all(&components)
-            .with_context(|| format!("create {}", components.display()))?;
-        let groups = Cgroups::detect()?.create(&self.cgroup())?;
-        exec::write(
-            &file("cgroups"),
-            lines(groups.iter().map(|dir| dir.display().to_string())),
+        fs::remove_file(self.state.join("init")).ok();
+        for (name, _) in &blueprint.kept {
+            let dir = self.state.join(name);
+            fs::create_dir_all(&dir).with_context(|| format!("create {}", dir.display()))?;
+        }
+        self.write_state(
+            blueprint,
+            INIT,
+            blueprint
+                .kept
+                .iter()
+                .map(|(name, target)| (self.state.join(name), *target))
+                .chain([(log.to_path_buf(), "/var/log")]),
         )?;
-        let mut binds = Vec::new();
-        for (source, target) in &blueprint.binds {
-            fs::create_dir_all(source).with_context(|| format!("create {}", source.display()))?;
-            binds.push(format!("{} {target}", source.display()));
-        }
-        exec::write(&file("binds"), lines(binds))?;
-        exec::write(&file("hosts"), &blueprint.hosts)?;
-        exec::write(&file("resolv.conf"), "# no name server\n")?;
-        exec::write(&file("init.sh"), INIT)?;
-        for component in &blueprint.components {
-            exec::write(&components.join(component.name), &component.script)?;
-        }
         let log_file = log.join("init.log");
         let log = fs::File::options()
             .create(true)
@@ -161,7 +163,7 @@ impl Machine {
                 "--",
             ])
             .arg("bash")
-            .args([file("init.sh"), self.state.clone()])
+            .args([self.state.join("init.sh"), self.state.clone()])
             .arg(&self.name)
             .env_clear()
             .env(
@@ -187,6 +189,36 @@ impl Machine {
                     .then(|| "it builds its namespaces".to_owned()))
             })
             .with_context(|| fs::read_to_string(&log_file).unwrap_or_default())
+    }
+
+    /// Writes what process 1 reads out of the state directory, and makes the cgroups.
+    pub(crate) fn write_state<'a>(
+        &self,
+        blueprint: &Blueprint,
+        init: &str,
+        binds: impl Iterator<Item = (PathBuf, &'a str)>,
+    ) -> Result<()> {
+        let components = self.state.join("components");
+        let file = |name: &str| self.state.join(name);
+        fs::remove_dir_all(&components).ok();
+        fs::create_dir_all(&components)
+            .with_context(|| format!("create {}", components.display()))?;
+        let groups = Cgroups::detect()?.create(&self.cgroup())?;
+        exec::write(
+            &file("cgroups"),
+            lines(groups.iter().map(|dir| dir.display().to_string())),
+        )?;
+        exec::write(
+            &file("binds"),
+            lines(binds.map(|(source, target)| format!("{} {target}", source.display()))),
+        )?;
+        exec::write(&file("hosts"), &blueprint.hosts)?;
+        exec::write(&file("resolv.conf"), "# no name server\n")?;
+        exec::write(&file("init.sh"), init)?;
+        for component in &blueprint.components {
+            exec::write(&components.join(component.name), &component.script)?;
+        }
+        Ok(())
     }
 
     /// Kills the machine with everything in it and waits until it is gone. The network namespace
@@ -271,11 +303,7 @@ impl Machine {
     /// # Errors
     /// When it does not end in 30 s.
     pub fn stop_component(&self, component: &str, signal: Signal) -> Result<()> {
-        let script = r#"touch "/run/machine/stopped/$1"; if pid=$(cat "/run/machine/pids/$1" 2>/dev/null); then kill -s "$2" "$pid" || :; fi
-            for _ in $(seq 300); do [ -e "/run/machine/pids/$1" ] || exit 0; sleep 0.1; done; echo "$1 does not end" >&2; exit 1"#;
-        let signal = signal.as_str().trim_start_matches("SIG").to_owned();
-        self.exec(&["bash", "-c", script, "stop", component, &signal])
-            .map(drop)
+        NodeHost::stop_component(self, component, signal)
     }
 
     /// Lets a stopped component start again.
@@ -283,8 +311,7 @@ impl Machine {
     /// # Errors
     /// When the machine does not run.
     pub fn start_component(&self, component: &str) -> Result<()> {
-        self.exec(&["rm", "-f", &format!("/run/machine/stopped/{component}")])
-            .map(drop)
+        NodeHost::start_component(self, component)
     }
 
     /// Kills a component (SIGKILL); it is started again at once.
@@ -336,7 +363,7 @@ fn look(pid: &str) -> Option<(String, Life)> {
     Some(((*fields.get(19)?).to_owned(), life))
 }
 
-fn lines(items: impl IntoIterator<Item = String>) -> String {
+pub(crate) fn lines(items: impl IntoIterator<Item = String>) -> String {
     items.into_iter().map(|line| line + "\n").collect()
 }
 

@@ -1,7 +1,7 @@
 //! Nodes: a machine with containerd and kubelet.
 //!
-//! [`NodeHost`] is what a kind of node must offer; namespace nodes ([`Machine`]) are one, kernel nodes
-//! will be another. [`Node`] is what tests and verbs use, whatever the kind.
+//! [`NodeHost`] is what a kind of node must offer: namespace nodes ([`Machine`]) and kernel nodes
+//! ([`Guest`](crate::guest::Guest)). [`Node`] is what tests and verbs use, whatever the kind.
 
 use std::ffi::OsStr;
 use std::fmt;
@@ -16,8 +16,10 @@ use serde_json::json;
 use crate::addressing::Addressing;
 use crate::archive::Archive;
 use crate::control_plane;
+use crate::links;
 use crate::machine::{Blueprint, Component, Machine};
 use crate::pki::{Pki, Subject};
+use crate::progress::Progress;
 use crate::spec::{ClusterSpec, StartupTaint};
 
 /// The container runtime's component name.
@@ -27,8 +29,29 @@ pub const KUBELET: &str = "kubelet";
 /// The taint nodes may register with; the controller removes it.
 pub const STARTUP_TAINT: &str = "carrick.dev/agent-not-ready";
 
-/// What a kind of node offers: commands on it, and its components.
+/// What a kind of node offers.
 pub trait NodeHost: fmt::Debug + Send + Sync {
+    /// Its directory on the host.
+    fn state(&self) -> &Path;
+    /// The cgroup, as the node sees it, below which the kubelet makes those of pods.
+    fn pod_cgroup(&self) -> String;
+    /// Makes its links and starts it; it must not run.
+    ///
+    /// # Errors
+    /// When it does not come up.
+    fn boot(
+        &self,
+        number: usize,
+        addressing: Addressing,
+        blueprint: &Blueprint,
+        logs: &Path,
+        progress: &Progress,
+    ) -> Result<()>;
+    /// Ends it as a power failure does, with its links. Not running is fine.
+    ///
+    /// # Errors
+    /// When something of it stays.
+    fn kill(&self, progress: &Progress) -> Result<()>;
     /// A command on the node; standard input, output and error are the caller's to set.
     ///
     /// # Errors
@@ -36,33 +59,62 @@ pub trait NodeHost: fmt::Debug + Send + Sync {
     fn command(&self, program: &OsStr) -> Result<Command>;
     /// Whether it runs.
     fn is_running(&self) -> bool;
+
     /// Ends a component and keeps it down.
     ///
     /// # Errors
     /// When it does not end.
-    fn stop_component(&self, component: &str, signal: Signal) -> Result<()>;
+    fn stop_component(&self, component: &str, signal: Signal) -> Result<()> {
+        let script = r#"touch "/run/machine/stopped/$1"; if pid=$(cat "/run/machine/pids/$1" 2>/dev/null); then kill -s "$2" "$pid" || :; fi
+            for _ in $(seq 300); do [ -e "/run/machine/pids/$1" ] || exit 0; sleep 0.1; done; echo "$1 does not end" >&2; exit 1"#;
+        let signal = signal.as_str().trim_start_matches("SIG");
+        let mut command = self.command(OsStr::new("bash"))?;
+        crate::exec::output(command.args(["-c", script, "stop", component, signal])).map(drop)
+    }
+
     /// Lets a stopped component start again.
     ///
     /// # Errors
     /// When the node does not run.
-    fn start_component(&self, component: &str) -> Result<()>;
+    fn start_component(&self, component: &str) -> Result<()> {
+        let mut command = self.command(OsStr::new("rm"))?;
+        crate::exec::output(command.args(["-f", &format!("/run/machine/stopped/{component}")]))
+            .map(drop)
+    }
 }
 
 impl NodeHost for Machine {
+    fn state(&self) -> &Path {
+        Self::state(self)
+    }
+
+    fn pod_cgroup(&self) -> String {
+        format!("/{}", self.cgroup())
+    }
+
+    fn boot(
+        &self,
+        number: usize,
+        addressing: Addressing,
+        blueprint: &Blueprint,
+        logs: &Path,
+        progress: &Progress,
+    ) -> Result<()> {
+        links::add_node(self.cluster(), self.name(), number, addressing)?;
+        self.start(blueprint, logs, progress)
+    }
+
+    fn kill(&self, progress: &Progress) -> Result<()> {
+        Self::kill(self, progress)?;
+        links::remove_netns(&self.netns())
+    }
+
     fn command(&self, program: &OsStr) -> Result<Command> {
         Self::command(self, program)
     }
 
     fn is_running(&self) -> bool {
         self.pid().is_some()
-    }
-
-    fn stop_component(&self, component: &str, signal: Signal) -> Result<()> {
-        Self::stop_component(self, component, signal)
-    }
-
-    fn start_component(&self, component: &str) -> Result<()> {
-        Self::start_component(self, component)
     }
 }
 
@@ -98,6 +150,11 @@ impl Node {
                 .collect(),
             host,
         }
+    }
+
+    /// What it is made of.
+    pub(crate) fn host(&self) -> &dyn NodeHost {
+        &*self.host
     }
 
     /// Its name, also in Kubernetes.
@@ -197,18 +254,13 @@ impl Node {
 pub fn blueprint(
     spec: &ClusterSpec,
     addressing: Addressing,
-    number: usize,
-    machine: &Machine,
+    node: &Node,
     pki: &Pki,
     bin: &Path,
     pause: &str,
 ) -> Result<Blueprint> {
-    let (name, state) = (machine.name(), machine.state());
-    let addresses: Vec<IpAddr> = addressing
-        .node(number)
-        .iter()
-        .map(ipnet::IpNet::addr)
-        .collect();
+    let (name, state) = (node.name(), node.host.state());
+    let addresses = node.addresses();
     let user = format!("system:node:{name}");
     pki.issue(
         name,
@@ -217,7 +269,7 @@ pub fn blueprint(
             group: Some("system:nodes"),
         },
         &[name],
-        &addresses,
+        addresses,
     )?;
     let kubeconfig = pki.kubeconfig(name, &addressing.api_server(), &spec.name)?;
     std::fs::create_dir_all(state)?;
@@ -225,7 +277,7 @@ pub fn blueprint(
     crate::exec::write(&runtime, containerd_config(pause))?;
     crate::exec::write(
         &kubelet,
-        serde_json::to_vec_pretty(&kubelet_config(spec, name, machine, pki))?,
+        serde_json::to_vec_pretty(&kubelet_config(spec, node, pki))?,
     )?;
     let node_ip = addresses
         .iter()
@@ -257,23 +309,19 @@ pub fn blueprint(
             script: control_plane::script(socket, &bin.join(KUBELET), &kubelet_flags),
         },
     ];
-    let kept = [
+    let kept = vec![
         ("containerd", "/var/lib/containerd"),
         ("kubelet", "/var/lib/kubelet"),
         ("carrick", "/var/lib/carrick"),
         ("cni-conf", "/etc/cni"),
         ("cni-bin", "/opt/cni"),
     ];
-    let binds = kept
-        .iter()
-        .map(|(dir, target)| (state.join(dir), (*target).to_owned()))
-        .collect();
     let mut hosts = "127.0.0.1 localhost\n::1 localhost\n".to_owned();
-    for address in &addresses {
+    for address in addresses {
         hosts.extend([&address.to_string(), " ", name, "\n"]);
     }
     Ok(Blueprint {
-        binds,
+        kept,
         hosts,
         components,
     })
@@ -309,12 +357,8 @@ disabled_plugins = [
     )
 }
 
-fn kubelet_config(
-    spec: &ClusterSpec,
-    name: &str,
-    machine: &Machine,
-    pki: &Pki,
-) -> serde_json::Value {
+fn kubelet_config(spec: &ClusterSpec, node: &Node, pki: &Pki) -> serde_json::Value {
+    let name = node.name();
     let file = |suffix: &str| pki.file(&format!("{name}.{suffix}"));
     let taints = match spec.startup_taint {
         StartupTaint::Enabled => json!([{"key": STARTUP_TAINT, "effect": "NoSchedule"}]),
@@ -333,7 +377,7 @@ fn kubelet_config(
         "tlsPrivateKeyFile": file("key"),
         "containerRuntimeEndpoint": "unix:///run/containerd/containerd.sock",
         "cgroupDriver": "cgroupfs",
-        "cgroupRoot": format!("/{}", machine.cgroup()),
+        "cgroupRoot": node.host.pod_cgroup(),
         "failSwapOn": false,
         "failCgroupV1": false,
         "enforceNodeAllocatable": [],

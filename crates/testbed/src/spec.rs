@@ -66,6 +66,26 @@ pub enum StartupTaint {
     Disabled,
 }
 
+/// What nodes are made of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum NodeKind {
+    /// Namespaces of the host: quick and small, the host's kernel.
+    #[default]
+    Namespace,
+    /// A kernel of their own (User-Mode Linux): the kernel datapath of Open vSwitch, real reboots.
+    Kernel,
+}
+
+impl fmt::Display for NodeKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Namespace => "namespace nodes",
+            Self::Kernel => "kernel nodes",
+        })
+    }
+}
+
 /// What a cluster shall be.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ClusterSpec {
@@ -79,10 +99,13 @@ pub struct ClusterSpec {
     pub node_mask_v4: u8,
     /// The startup taint.
     pub startup_taint: StartupTaint,
+    /// What the nodes are made of. Records of older clusters do not say.
+    #[serde(default)]
+    pub kind: NodeKind,
 }
 
 impl ClusterSpec {
-    /// Three nodes, IPv4, no taint.
+    /// Three nodes in namespaces, IPv4, no taint.
     #[must_use]
     pub fn new(name: impl Into<String>) -> Self {
         Self {
@@ -91,6 +114,7 @@ impl ClusterSpec {
             family: IpFamily::V4,
             node_mask_v4: 24,
             startup_taint: StartupTaint::Disabled,
+            kind: NodeKind::Namespace,
         }
     }
 

@@ -10,7 +10,7 @@
 //!
 //! # fn main() -> anyhow::Result<()> {
 //! let ovs = Ovs::start()?;
-//! ovs.add_bridge("br-int", Datapath::Userspace)?;
+//! ovs.add_bridge("br-int", Datapath::under_test())?;
 //! println!("{}", ovs.ofctl(&["dump-flows", &ovs.target("br-int")])?);
 //! # Ok(())
 //! # }
@@ -49,6 +49,20 @@ pub enum Datapath {
 }
 
 impl Datapath {
+    /// The one tests run on: the userspace datapath, or the kernel's when `CARRICK_TEST_DATAPATH` is
+    /// `system` (`cargo xtask kernel-tests` runs them in a kernel that has it).
+    ///
+    /// # Panics
+    /// When the variable holds anything else: tests would pass on the wrong datapath.
+    #[must_use]
+    pub fn under_test() -> Self {
+        match std::env::var("CARRICK_TEST_DATAPATH").as_deref() {
+            Err(_) | Ok("netdev") => Self::Userspace,
+            Ok("system") => Self::Kernel,
+            Ok(other) => panic!("CARRICK_TEST_DATAPATH is {other:?}, not netdev or system"),
+        }
+    }
+
     /// The value of the bridge's `datapath_type` column.
     #[must_use]
     pub fn as_str(self) -> &'static str {
@@ -526,7 +540,7 @@ mod tests {
     #[test]
     fn starts_restarts_and_leaves_nothing() {
         let mut ovs = Ovs::start().unwrap();
-        ovs.add_bridge("br-int", Datapath::Userspace).unwrap();
+        ovs.add_bridge("br-int", Datapath::under_test()).unwrap();
         let flow = "table=0,priority=1,actions=drop";
         ovs.ofctl(&["add-flow", &ovs.target("br-int"), flow])
             .unwrap();

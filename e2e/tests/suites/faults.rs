@@ -10,7 +10,8 @@ use serde_json::json;
 
 use crate::Test;
 
-pub fn tests() -> Vec<Test> {
+/// Parts that are killed.
+pub fn kill_tests() -> Vec<Test> {
     vec![
         (
             "an_agent_restart_changes_no_flow_group_or_meter",
@@ -23,6 +24,12 @@ pub fn tests() -> Vec<Test> {
         ),
         ("the_network_outlives_a_killed_operator", kill_operator),
         ("a_killed_switch_comes_back_with_its_flows", kill_switch),
+    ]
+}
+
+/// What nodes depend on is away, or comes back as another.
+pub fn absence_tests() -> Vec<Test> {
+    vec![
         ("a_cut_transport_link_heals", cut_link),
         (
             "an_absent_api_server_stops_no_traffic_and_a_known_pods_sandbox_is_made_again",

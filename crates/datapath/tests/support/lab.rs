@@ -1,4 +1,4 @@
-//! Nodes on one machine: a switch each (userspace datapath), pods in namespaces of their own, and
+//! Nodes on one machine: a switch each (of the datapath under test), pods in namespaces of their own, and
 //! a wire between the switches. The host of a node is the switch's own namespace.
 
 use std::process::Command;
@@ -64,7 +64,7 @@ impl LabNode {
     /// Node `n`, without a transport.
     pub fn start(n: u8, families: Families) -> Self {
         let ovs = Ovs::start().expect("Open vSwitch starts");
-        ovs.add_bridge("br-int", Datapath::Userspace).unwrap();
+        ovs.add_bridge("br-int", Datapath::under_test()).unwrap();
         let state = node(n, families, Families::Dual);
         let mac = state.gateway.mac;
         ovs.vsctl(&[
@@ -148,8 +148,12 @@ impl LabNode {
             netns,
             &format!(
                 "sysctl -qw net.ipv6.conf.eth0.accept_ra=0 && ip link set lo up && \
-                 ip link set eth0 mtu {} up && ethtool -K eth0 tx off >/dev/null",
-                self.mtu
+                 ip link set eth0 mtu {} up{}",
+                self.mtu,
+                match Datapath::under_test() {
+                    Datapath::Userspace => " && ethtool -K eth0 tx off >/dev/null",
+                    Datapath::Kernel => "",
+                }
             ),
         );
         let gateway = self.state.gateway;
@@ -208,15 +212,13 @@ impl LabNode {
 
     /// Makes the host's stack what it must be.
     pub fn sync_host(&mut self) {
-        let mut hidden: std::collections::BTreeSet<String> =
-            self.pods.iter().map(|pod| pod.link.clone()).collect();
-        if in_netns(
-            self.netns(),
-            "test -e /sys/class/net/eth1 || ip link show eth1",
-        )
-        .0
-        {
-            hidden.insert("eth1".to_owned());
+        // The kernel datapath takes frames before the stack sees them.
+        let mut hidden = std::collections::BTreeSet::new();
+        if Datapath::under_test() == Datapath::Userspace {
+            hidden.extend(self.pods.iter().map(|pod| pod.link.clone()));
+            if in_netns(self.netns(), "ip link show eth1").0 {
+                hidden.insert("eth1".to_owned());
+            }
         }
         let input = HostInput {
             gateway_link: "gw0",
@@ -320,6 +322,17 @@ pub fn two_nodes(families: Families, outer: Families) -> (LabNode, LabNode) {
         .unwrap();
     assert!(made.success());
     for (lab, n) in [(&mut a, 1_u8), (&mut b, 2)] {
+        if Datapath::under_test() == Datapath::Kernel {
+            must(
+                lab.netns(),
+                &format!(
+                    "ip addr add 172.31.0.{n}/24 dev eth1 && \
+                     ip addr add fd00:31::{n}/64 dev eth1 nodad && ip link set eth1 up"
+                ),
+            );
+            lab.apply();
+            continue;
+        }
         // The transport interface in its bridge, the address on the bridge's own port.
         must(lab.netns(), "ethtool -K eth1 tx off >/dev/null");
         lab.sync_host();
