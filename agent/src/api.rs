@@ -2,6 +2,7 @@
 //!
 //! carrickctl reaches it by the API server's port-forward, so Kubernetes RBAC decides who may.
 
+use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -17,6 +18,7 @@ use tokio::net::UnixListener;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
+use crate::ipam::PodRef;
 use crate::node::Node;
 
 /// The routes below `/v1`.
@@ -85,24 +87,26 @@ async fn attachments(State(node): State<Arc<Node>>) -> Json<Value> {
 
 async fn addresses(State(node): State<Arc<Node>>) -> Json<Value> {
     let usage = node.attachments.usage();
-    let held: Vec<Value> = node
-        .attachments
-        .held_addresses()
-        .iter()
-        .map(|held| {
-            json!({
-                "namespace": held.pod.namespace,
-                "name": held.pod.name,
-                "uid": held.pod.uid,
-                "addresses": held.addresses,
-            })
+    let (in_use, resting) = node.attachments.reported_addresses();
+    let entry = |pod: &PodRef, addresses: &[IpAddr]| {
+        json!({
+            "namespace": pod.namespace,
+            "name": pod.name,
+            "uid": pod.uid,
+            "addresses": addresses,
         })
+    };
+    let held: Vec<Value> = in_use.iter().map(|h| entry(&h.pod, &h.addresses)).collect();
+    let resting: Vec<Value> = resting
+        .iter()
+        .map(|r| entry(&r.pod, &r.addresses))
         .collect();
     Json(json!({
         "inUse": usage.in_use,
         "inQuarantine": usage.in_quarantine,
         "free": usage.free.to_string(),
         "held": held,
+        "resting": resting,
     }))
 }
 

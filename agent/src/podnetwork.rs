@@ -4,11 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use carrick_api::agentinfo::condition;
-use carrick_proto::{AddressChange, PodHolding};
+use carrick_proto::{AddressChange, PodHolding, Release};
 use tokio::sync::{oneshot, watch};
 
 use crate::cni::network::{NotYet, PodNetwork, PodNetworkSettings, PortError};
-use crate::ipam::{Attachment, HeldAddresses, PodRef};
+use crate::ipam::{Attachment, HeldAddresses, PodRef, ReleasedAddresses};
 use crate::node::Node;
 use crate::programmer::Request;
 
@@ -92,11 +92,10 @@ impl PodNetwork for AgentNetwork {
         self.ask(|reply| Request::Check { attachment, reply }).await
     }
 
-    fn addresses_changed(&self, assigned: &[HeldAddresses], released: &[HeldAddresses]) {
-        let holdings = |held: &[HeldAddresses]| held.iter().map(holding).collect();
+    fn addresses_changed(&self, assigned: &[HeldAddresses], released: &[ReleasedAddresses]) {
         let change = AddressChange {
-            assigned: holdings(assigned),
-            released: holdings(released),
+            assigned: assigned.iter().map(holding).collect(),
+            released: released.iter().map(release).collect(),
         };
         if self.node.address_changes.try_send(change).is_err() {
             // The next Hello names every address there is.
@@ -116,5 +115,14 @@ pub fn holding(held: &HeldAddresses) -> PodHolding {
         namespace: held.pod.namespace.clone(),
         name: held.pod.name.clone(),
         addresses: held.addresses.clone(),
+    }
+}
+
+/// A release as the stream tells it.
+pub fn release(released: &ReleasedAddresses) -> Release {
+    Release {
+        number: released.release,
+        uid: released.pod.uid.clone(),
+        addresses: released.addresses.clone(),
     }
 }

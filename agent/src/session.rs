@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use carrick_api::agentinfo::condition;
 use carrick_proto::{
-    AddressChange, Delta, Greeting, NodeName, NodeReport, PROTOCOL, PodHolding, limits, v1,
+    AddressChange, Delta, Freed, Greeting, NodeName, NodeReport, PROTOCOL, limits, v1,
 };
 use jiff::Timestamp;
 use tokio::sync::mpsc;
@@ -21,7 +21,7 @@ use tracing::{debug, info, warn};
 
 use crate::host::chain;
 use crate::node::{Node, Realized};
-use crate::podnetwork::holding;
+use crate::podnetwork::{holding, release};
 use crate::records::CommitError;
 use crate::status::{ControllerStream, Fact, Report};
 use crate::stream::leader_address;
@@ -158,20 +158,15 @@ fn hello(node: &Node, report: NodeReport) -> Result<v1::Hello, String> {
         .entries()
         .map(|entry| (entry.key(), entry.hash()))
         .collect();
-    let addresses: Vec<PodHolding> = node
-        .attachments
-        .held_addresses()
-        .iter()
-        .map(holding)
-        .take(limits::PODS)
-        .collect();
+    let (in_use, resting) = node.attachments.reported_addresses();
     Ok(Greeting {
         protocol: PROTOCOL,
         node: NodeName::new(&node.name).map_err(|error| chain(&error))?,
         version: env!("CARGO_PKG_VERSION").to_owned(),
         number: committed.number(),
         held,
-        addresses,
+        addresses: in_use.iter().map(holding).take(limits::PODS).collect(),
+        released: resting.iter().map(release).take(limits::PODS).collect(),
         report,
     }
     .into())
@@ -207,7 +202,7 @@ impl Session<'_> {
             }
             Some(Message::AddressesFree(free)) => {
                 self.lead();
-                self.free(&free.addresses).err().map(lost)
+                self.free(free).err().map(lost)
             }
             // A newer controller may say more.
             None => None,
@@ -277,21 +272,12 @@ impl Session<'_> {
         }
     }
 
-    fn free(&self, addresses: &[String]) -> Result<(), String> {
-        if addresses.len() > limits::FREED {
-            return Err(format!(
-                "the controller freed {} addresses at once",
-                addresses.len()
-            ));
-        }
-        let parsed = addresses
-            .iter()
-            .map(|text| carrick_proto::parse_address("addresses", text))
-            .collect::<Result<Vec<_>, _>>()
-            .map_err(|error| format!("the controller freed what is no address: {error}"))?;
-        self.node
-            .attachments
-            .release_quarantine(&parsed, self.node.now());
+    fn free(&self, free: v1::AddressesFree) -> Result<(), String> {
+        let freed = Freed::list(free)
+            .map_err(|error| format!("the controller freed what cannot be read: {error}"))?;
+        let freed: Vec<_> = freed.iter().map(|f| (f.address, f.release)).collect();
+        let now = self.node.now();
+        self.node.attachments.release_quarantine(&freed, now);
         Ok(())
     }
 

@@ -16,7 +16,8 @@ use carrick_agent::cni::network::{
 };
 use carrick_agent::cni::{Answer, CniServer, Frame, Sandboxes, socket};
 use carrick_agent::ipam::{
-    Attachment, AttachmentKey, AttachmentState, AttachmentStore, HeldAddresses, PodRef, gateway,
+    Attachment, AttachmentKey, AttachmentState, AttachmentStore, HeldAddresses, PodRef,
+    ReleasedAddresses, gateway,
 };
 use carrick_node::{MacAddr, Namespace, Netlink, Sysctls};
 use ipnet::IpNet;
@@ -72,7 +73,7 @@ fn tool(program: &str, arguments: &[&str]) -> String {
 struct Notes {
     attached: BTreeSet<String>,
     assigned: Vec<HeldAddresses>,
-    released: Vec<HeldAddresses>,
+    released: Vec<ReleasedAddresses>,
     mapped: u32,
     refuse_attach: bool,
     refuse_detach: bool,
@@ -136,7 +137,7 @@ impl PodNetwork for Fake {
         Ok(())
     }
 
-    fn addresses_changed(&self, assigned: &[HeldAddresses], released: &[HeldAddresses]) {
+    fn addresses_changed(&self, assigned: &[HeldAddresses], released: &[ReleasedAddresses]) {
         let mut notes = self.notes.lock().unwrap();
         notes.assigned.extend_from_slice(assigned);
         notes.released.extend_from_slice(released);
@@ -466,7 +467,8 @@ async fn an_exhausted_node_says_try_again() {
     );
     assert_eq!(code(&node.ask(&del("c0")).await), 0);
     assert_eq!(code(&node.ask(&add("c5", &pods[5])).await), 11);
-    let freed: Vec<IpAddr> = node.notes().released[0].addresses.clone();
+    let released = node.notes().released[0].clone();
+    let freed = [(released.addresses[0], released.release)];
     node.store
         .release_quarantine(&freed, Duration::from_secs(1));
     assert_eq!(code(&node.ask(&add("c5", &pods[5])).await), 0);

@@ -9,15 +9,17 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use carrick_proto::{
-    AddressChange, Greeting, Key, NodeName, NodeReport, Number, PodHolding, Realized, limits,
+    AddressChange, Freed, Greeting, Key, NodeName, NodeReport, Number, PodHolding, Realized,
+    Release, limits,
 };
+use ipnet::IpNet;
 use parking_lot::RwLock;
 use tokio::sync::Notify;
 
 use crate::index::{Change, Index};
 use crate::log::{Concerned, Lacking, Lagging, Log, Position, Resumption};
 use crate::objects::Event;
-use crate::quarantine::{Freed, Quarantine};
+use crate::quarantine::{FreedBy, Quarantine};
 
 /// Shared by watches, streams and reports.
 #[derive(Debug)]
@@ -84,9 +86,9 @@ struct Agent {
     realized: Number,
     error: Option<String>,
     /// Addresses by the runtime's UID of the pod that holds them.
-    holdings: HashMap<String, Vec<IpAddr>>,
-    /// Addresses to tell it that they are free.
-    freed: BTreeSet<IpAddr>,
+    holdings: HashMap<String, BTreeSet<IpAddr>>,
+    /// Releases to tell it that every node has forgotten.
+    freed: BTreeSet<Freed>,
     wake: Arc<Notify>,
 }
 
@@ -200,7 +202,7 @@ impl Hub {
     pub fn apply(&self, events: Vec<Event>) {
         let mut state = self.state.write();
         let mut changes = Vec::new();
-        let mut freed = Freed::new();
+        let mut freed = FreedBy::new();
         let mut gone = Vec::new();
         let mut nodes_changed = false;
         for event in events {
@@ -300,7 +302,10 @@ impl Hub {
         if let Some(old) = state.agents.insert(node.clone(), agent) {
             old.wake.notify_one();
         }
-        if let Err(ended) = state.hold(&node, &greeting.addresses) {
+        // Its releases have numbers of this stream, and it names all that are not over.
+        state.quarantine.forget(&node);
+        let held = state.hold(&node, &greeting.addresses);
+        if let Err(ended) = held.and_then(|()| state.release(&node, &greeting.released)) {
             state.agents.remove(&node);
             return Err(ended);
         }
@@ -334,8 +339,8 @@ impl Hub {
         })
     }
 
-    /// Takes the addresses the agent is to be told are free.
-    pub fn take_freed(&self, session: &Session) -> Result<BTreeSet<IpAddr>, Ended> {
+    /// Takes the releases the agent is to be told are over.
+    pub fn take_freed(&self, session: &Session) -> Result<BTreeSet<Freed>, Ended> {
         if self.state.read().standing(session)?.freed.is_empty() {
             return Ok(BTreeSet::new());
         }
@@ -367,7 +372,7 @@ impl Hub {
             agent.realized
         };
         if realized.error.is_none() {
-            let mut freed = Freed::new();
+            let mut freed = FreedBy::new();
             state.quarantine.realized(&session.node, number, &mut freed);
             state.free(freed);
         }
@@ -378,25 +383,8 @@ impl Hub {
     pub fn addresses(&self, session: &Session, change: &AddressChange) -> Result<(), Ended> {
         let mut state = self.state.write();
         state.standing(session)?;
-        let mut freed = Freed::new();
-        for pod in &change.released {
-            let Some(agent) = state.agents.get_mut(&session.node) else {
-                break;
-            };
-            agent.holdings.remove(&pod.uid);
-            let number = state.log.number();
-            for address in &pod.addresses {
-                // No record names a pod's address yet: nobody has to forget it.
-                let span = BTreeSet::new();
-                let node = session.node.clone();
-                state
-                    .quarantine
-                    .release(node, *address, number, span, &mut freed);
-            }
-        }
-        state.hold(&session.node, &change.assigned)?;
-        state.free(freed);
-        Ok(())
+        state.release(&session.node, &change.released)?;
+        state.hold(&session.node, &change.assigned)
     }
 
     /// The agent's own state changed.
@@ -459,7 +447,7 @@ impl Hub {
                 .filter(|agent| agent.realized < number)
                 .count(),
             addresses: agents
-                .map(|agent| agent.holdings.values().map(Vec::len).sum::<usize>())
+                .map(|agent| agent.holdings.values().map(BTreeSet::len).sum::<usize>())
                 .sum(),
             quarantined: state.quarantine.len(),
         }
@@ -490,7 +478,7 @@ impl Hub {
                 ready: agent.ready,
                 realized: agent.realized,
                 error: agent.error.clone(),
-                addresses: agent.holdings.values().map(Vec::len).sum(),
+                addresses: agent.holdings.values().map(BTreeSet::len).sum(),
             })
             .collect()
     }
@@ -528,24 +516,19 @@ impl State {
             .ok_or(Ended::Superseded)
     }
 
-    /// Notes addresses pods hold; only those of the node's own CIDRs are believed.
+    /// Notes addresses pods hold beside what they held; only those of the node's own CIDRs are
+    /// believed.
     fn hold(&mut self, node: &NodeName, pods: &[PodHolding]) -> Result<(), Ended> {
-        let cidrs = self
-            .index
-            .node(node)
-            .map(|node| node.pod_cidrs.clone())
-            .unwrap_or_default();
+        let cidrs = self.cidrs(node);
         let Some(agent) = self.agents.get_mut(node) else {
             return Ok(());
         };
         for pod in pods {
-            let own: Vec<IpAddr> = pod
-                .addresses
-                .iter()
-                .filter(|address| cidrs.iter().any(|cidr| cidr.contains(*address)))
-                .copied()
-                .collect();
-            agent.holdings.insert(pod.uid.clone(), own);
+            let held = agent.holdings.entry(pod.uid.clone()).or_default();
+            held.extend(own(&cidrs, &pod.addresses));
+            if held.len() > limits::ADDRESSES {
+                return Err(Ended::TooMuch);
+            }
         }
         if agent.holdings.len() > limits::PODS {
             Err(Ended::TooMuch)
@@ -554,14 +537,59 @@ impl State {
         }
     }
 
-    fn free(&mut self, freed: Freed) {
-        for (node, addresses) in freed {
+    /// Notes addresses that pods of a node hold no more, and which nodes have to forget them.
+    fn release(&mut self, node: &NodeName, releases: &[Release]) -> Result<(), Ended> {
+        let cidrs = self.cidrs(node);
+        let number = self.log.number();
+        let mut freed = FreedBy::new();
+        for release in releases {
+            if let Some(agent) = self.agents.get_mut(node)
+                && let Some(held) = agent.holdings.get_mut(&release.uid)
+            {
+                held.retain(|address| !release.addresses.contains(address));
+                if held.is_empty() {
+                    agent.holdings.remove(&release.uid);
+                }
+            }
+            for address in own(&cidrs, &release.addresses) {
+                let released = Freed {
+                    address,
+                    release: release.number,
+                };
+                // No record names a pod's address yet: nobody has to forget it.
+                let span = BTreeSet::new();
+                let waiting = &mut self.quarantine;
+                waiting.release(node.clone(), released, number, span, &mut freed);
+            }
+        }
+        self.free(freed);
+        // An agent that releases and does not listen.
+        let untold = self.agents.get(node).map_or(0, |agent| agent.freed.len());
+        if untold > limits::FREED {
+            Err(Ended::TooMuch)
+        } else {
+            Ok(())
+        }
+    }
+
+    fn cidrs(&self, node: &NodeName) -> Vec<IpNet> {
+        let node = self.index.node(node);
+        node.map(|node| node.pod_cidrs.clone()).unwrap_or_default()
+    }
+
+    /// An agent knows by the number of a release whether it is still the last one of its address.
+    fn free(&mut self, freed: FreedBy) {
+        for (node, releases) in freed {
             if let Some(agent) = self.agents.get_mut(&node) {
-                // An address that another pod holds meanwhile is not free.
-                let held: BTreeSet<IpAddr> = agent.holdings.values().flatten().copied().collect();
-                agent.freed.extend(addresses.difference(&held));
+                agent.freed.extend(releases);
                 agent.wake.notify_one();
             }
         }
     }
+}
+
+/// Those of `addresses` that are in the node's CIDRs.
+fn own(cidrs: &[IpNet], addresses: &[IpAddr]) -> impl Iterator<Item = IpAddr> {
+    let own = |address: &&IpAddr| cidrs.iter().any(|cidr| cidr.contains(*address));
+    addresses.iter().filter(own).copied()
 }

@@ -15,7 +15,8 @@ use std::time::Duration;
 use carrick_k8s::client::CallError;
 use carrick_proto::v1::{self, agent_message, controller_message};
 use carrick_proto::{
-    AddressChange, Entry, Invalid, Key, NodeName, NodeReport, Number, PodUid, Realized, limits,
+    AddressChange, Entry, Freed, Invalid, Key, NodeName, NodeReport, Number, PodUid, Realized,
+    limits,
 };
 use prost::Message as _;
 use tokio::sync::mpsc;
@@ -192,9 +193,8 @@ impl<C: Cluster> Stream<C> {
         if freed.is_empty() {
             return Ok(None);
         }
-        let addresses = freed.iter().map(ToString::to_string).collect();
         Ok(Some(controller_message::Message::AddressesFree(
-            v1::AddressesFree { addresses },
+            Freed::to_wire(freed),
         )))
     }
 

@@ -9,7 +9,7 @@ use carrick_node::MacAddr;
 use ipnet::IpNet;
 use tokio::sync::watch;
 
-use crate::ipam::{Attachment, HeldAddresses, PodRef};
+use crate::ipam::{Attachment, HeldAddresses, PodRef, ReleasedAddresses};
 
 /// Which datapath the integration bridge has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -104,7 +104,7 @@ pub trait PodNetwork: Send + Sync + 'static {
 
     /// Addresses were given to or taken from pods: to be reported on the stream, in this order.
     /// Must not block.
-    fn addresses_changed(&self, assigned: &[HeldAddresses], released: &[HeldAddresses]);
+    fn addresses_changed(&self, assigned: &[HeldAddresses], released: &[ReleasedAddresses]);
 
     /// The desired `hostPort`s changed (the snapshot of attachments has them): apply the node's
     /// nftables table. On `Ok` the kernel has [`crate::portmap`]'s chains for every attachment that

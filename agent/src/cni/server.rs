@@ -303,8 +303,8 @@ impl<N: PodNetwork> CniServer<N> {
         if let Some(error) = released.deferred {
             warn!(%error, "the removal is written to disk later");
         }
-        if let Some(attachment) = released.attachment {
-            self.network.addresses_changed(&[], &[held(&attachment)]);
+        if let Some(released) = released.addresses {
+            self.network.addresses_changed(&[], &[released]);
             info!(pod = %attachment.pod, container = key.container_id, "pod detached");
         }
         if !attachment.port_mappings.is_empty()

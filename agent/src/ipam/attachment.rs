@@ -112,11 +112,23 @@ pub struct Attachment {
 /// A snapshot of all attachments. Cheap to clone: entries are shared.
 pub type Attachments = Arc<BTreeMap<AttachmentKey, Arc<Attachment>>>;
 
-/// Addresses in use or in quarantine, for the stream's `Hello` and `AddressReport`.
+/// Addresses in use, for the stream's `Hello` and `AddressReport`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct HeldAddresses {
-    /// Who holds (or held) them.
+    /// Who holds them.
     pub pod: PodRef,
     /// The addresses.
     pub addresses: Vec<IpAddr>,
+}
+
+/// Addresses in quarantine, for the same.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReleasedAddresses {
+    /// Who held them.
+    pub pod: PodRef,
+    /// The addresses.
+    pub addresses: Vec<IpAddr>,
+    /// Which release this is: grows with each of this process. The controller ends the quarantine of
+    /// just this one.
+    pub release: u64,
 }

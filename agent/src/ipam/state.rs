@@ -3,7 +3,7 @@
 //! Decisions return [`Record`]s; [`State::apply`] is the only way the state changes, for a live
 //! step and for a step read from the journal alike.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,7 +13,9 @@ use serde::{Deserialize, Serialize};
 
 use super::attachment::{
     Attachment, AttachmentKey, AttachmentState, Attachments, HeldAddresses, PodRef,
+    ReleasedAddresses,
 };
+use super::former::{Former, Formers};
 use super::pool::{AddressPool, Intervals};
 
 /// The first OpenFlow port of a pod: below are the tunnel, the gateway and room for more.
@@ -22,6 +24,8 @@ pub const FIRST_POD_PORT: u32 = 100;
 pub const LAST_POD_PORT: u32 = 32767;
 /// How long a released address rests while connected when the controller says nothing.
 pub const QUARANTINE: Duration = Duration::from_mins(1);
+/// Free addresses of which it is remembered who held them last: several times the pods of a node.
+const REMEMBERED: usize = if cfg!(test) { 16 } else { 1024 };
 
 /// One change of the state, as it stands in the journal.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -42,6 +46,14 @@ pub(super) enum Record {
     },
     /// The quarantine of these addresses is over.
     Free(Vec<IpAddr>),
+    /// An address is free, and this pod held it last (compaction writes them, the longest-released
+    /// first).
+    Remembered {
+        /// Who held it.
+        pod: PodRef,
+        /// The address.
+        address: IpAddr,
+    },
 }
 
 /// Why there is no address.
@@ -76,74 +88,19 @@ pub(super) struct Allocation {
     pub(super) early: Vec<IpAddr>,
 }
 
-#[derive(Debug, Clone)]
-struct Resting {
-    pod: PodRef,
-    address: IpAddr,
-    since: Duration,
-}
-
-/// Released addresses, the longest-released first.
-#[derive(Debug, Clone, Default)]
-struct Quarantine {
-    by_order: BTreeMap<u64, Resting>,
-    by_address: HashMap<IpAddr, u64>,
-    by_uid: HashMap<String, BTreeSet<u64>>,
-    next: u64,
-}
-
-impl Quarantine {
-    fn insert(&mut self, pod: PodRef, address: IpAddr, since: Duration) {
-        self.remove(address);
-        let order = self.next;
-        self.next += 1;
-        self.by_address.insert(address, order);
-        self.by_uid
-            .entry(pod.uid.clone())
-            .or_default()
-            .insert(order);
-        self.by_order.insert(
-            order,
-            Resting {
-                pod,
-                address,
-                since,
-            },
-        );
-    }
-
-    fn remove(&mut self, address: IpAddr) -> bool {
-        let Some(order) = self.by_address.remove(&address) else {
-            return false;
-        };
-        if let Some(resting) = self.by_order.remove(&order)
-            && let Some(orders) = self.by_uid.get_mut(&resting.pod.uid)
-        {
-            orders.remove(&order);
-            if orders.is_empty() {
-                self.by_uid.remove(&resting.pod.uid);
-            }
-        }
-        true
-    }
-
-    /// Addresses the pod held, the last released first.
-    fn of_uid<'a>(&'a self, uid: &str) -> impl Iterator<Item = IpAddr> + use<'a> {
-        self.by_uid
-            .get(uid)
-            .into_iter()
-            .flat_map(|orders| orders.iter().rev())
-            .filter_map(|order| self.by_order.get(order).map(|resting| resting.address))
-    }
-}
-
 /// Everything the store keeps.
 #[derive(Debug, Clone, Default)]
 pub(super) struct State {
     pools: Vec<AddressPool>,
     attachments: BTreeMap<AttachmentKey, Arc<Attachment>>,
     holders: HashMap<IpAddr, AttachmentKey>,
-    quarantine: Quarantine,
+    /// Released addresses that rest.
+    quarantine: Formers,
+    /// Free addresses by who held them last: their pod gets them back when its sandbox is made again.
+    /// At most [`REMEMBERED`].
+    remembered: Formers,
+    /// How many releases there were in this process.
+    releases: u64,
     ports: Ports,
     boot: String,
     connected_since: Option<Duration>,
@@ -196,8 +153,8 @@ impl State {
                 None => unusable.push(cidr),
             }
         }
-        let taken = self.holders.keys().chain(self.quarantine.by_address.keys());
-        let mut taken: Vec<IpAddr> = taken.copied().collect();
+        let held = self.holders.keys().copied();
+        let mut taken: Vec<IpAddr> = held.chain(self.quarantine.addresses()).collect();
         taken.sort_unstable();
         for address in taken {
             for pool in &mut self.pools {
@@ -230,7 +187,7 @@ impl State {
         Arc::new(self.attachments.clone())
     }
 
-    /// Addresses in use and in quarantine, by pod.
+    /// Addresses in use, by pod.
     pub(super) fn held(&self) -> Vec<HeldAddresses> {
         let mut held: BTreeMap<PodRef, Vec<IpAddr>> = BTreeMap::new();
         for attachment in self.attachments.values() {
@@ -238,14 +195,31 @@ impl State {
                 .or_default()
                 .extend(&attachment.addresses);
         }
-        for resting in self.quarantine.by_order.values() {
-            held.entry(resting.pod.clone())
-                .or_default()
-                .push(resting.address);
-        }
         held.into_iter()
             .map(|(pod, addresses)| HeldAddresses { pod, addresses })
             .collect()
+    }
+
+    /// Addresses in quarantine, by release.
+    pub(super) fn released(&self) -> Vec<ReleasedAddresses> {
+        let mut released: BTreeMap<u64, ReleasedAddresses> = BTreeMap::new();
+        for former in self.quarantine.iter() {
+            released
+                .entry(former.release)
+                .or_insert_with(|| ReleasedAddresses {
+                    pod: former.pod.clone(),
+                    addresses: Vec::new(),
+                    release: former.release,
+                })
+                .addresses
+                .push(former.address);
+        }
+        released.into_values().collect()
+    }
+
+    /// The number of the last release.
+    pub(super) fn last_release(&self) -> u64 {
+        self.releases
     }
 
     pub(super) fn in_use(&self) -> usize {
@@ -253,7 +227,7 @@ impl State {
     }
 
     pub(super) fn in_quarantine(&self) -> usize {
-        self.quarantine.by_order.len()
+        self.quarantine.len()
     }
 
     pub(super) fn free(&self) -> u128 {
@@ -268,10 +242,9 @@ impl State {
             return Vec::new();
         };
         self.quarantine
-            .by_order
-            .values()
-            .take_while(|resting| now.saturating_sub(resting.since.max(connected)) >= QUARANTINE)
-            .map(|resting| resting.address)
+            .iter()
+            .take_while(|former| now.saturating_sub(former.since.max(connected)) >= QUARANTINE)
+            .map(|former| former.address)
             .collect()
     }
 
@@ -279,16 +252,25 @@ impl State {
     #[cfg(test)]
     pub(super) fn quarantine_order(&self) -> Vec<IpAddr> {
         self.quarantine
-            .by_order
-            .values()
-            .map(|resting| resting.address)
+            .iter()
+            .map(|former| former.address)
             .collect()
     }
 
-    /// Which of `addresses` are in quarantine.
-    pub(super) fn resting(&self, addresses: &[IpAddr]) -> Vec<IpAddr> {
-        let resting = |address: &&IpAddr| self.quarantine.by_address.contains_key(address);
-        addresses.iter().filter(resting).copied().collect()
+    /// Free addresses and who held them last.
+    #[cfg(test)]
+    pub(super) fn remembered(&self) -> Vec<(PodRef, IpAddr)> {
+        let formers = self.remembered.iter();
+        formers.map(|f| (f.pod.clone(), f.address)).collect()
+    }
+
+    /// Which of these addresses are in quarantine since just that release.
+    pub(super) fn resting(&self, released: &[(IpAddr, u64)]) -> Vec<IpAddr> {
+        let resting = |(address, release): &(IpAddr, u64)| {
+            let former = self.quarantine.get(*address)?;
+            (former.release == *release).then_some(*address)
+        };
+        released.iter().filter_map(resting).collect()
     }
 
     /// Decides the addresses and the port of a new attachment of pod `uid`. The caller has freed
@@ -308,7 +290,9 @@ impl State {
                     .iter()
                     .any(|pool| pool.is_v4() == v4 && pool.owns(*address))
             };
-            let own = self.quarantine.of_uid(uid).find(owned);
+            // Its own, also when everybody has forgotten it by now: nobody else asked for it yet.
+            let own = self.quarantine.of_uid(uid);
+            let own = own.chain(self.remembered.of_uid(uid)).find(owned);
             let fresh = || {
                 self.pools
                     .iter()
@@ -321,9 +305,8 @@ impl State {
             }
             let longest = || {
                 self.quarantine
-                    .by_order
-                    .values()
-                    .map(|resting| resting.address)
+                    .iter()
+                    .map(|former| former.address)
                     .find(owned)
             };
             match self.connected_since.is_none().then(longest).flatten() {
@@ -337,8 +320,7 @@ impl State {
                         in_use: self.holders.keys().filter(|a| a.is_ipv4() == v4).count(),
                         quarantined: self
                             .quarantine
-                            .by_address
-                            .keys()
+                            .addresses()
                             .filter(|a| a.is_ipv4() == v4)
                             .count(),
                     });
@@ -364,14 +346,29 @@ impl State {
             Record::Quarantined { pod, address } => {
                 if !self.holders.contains_key(address) {
                     self.take(*address);
-                    self.quarantine.insert(pod.clone(), *address, now);
+                    self.releases += 1;
+                    self.rest(pod.clone(), *address, now);
                 }
             }
             Record::Free(addresses) => {
                 for &address in addresses {
-                    if self.quarantine.remove(address) {
+                    if let Some(former) = self.quarantine.remove(address) {
                         self.give_back(address);
+                        self.remember(former);
                     }
+                }
+            }
+            Record::Remembered { pod, address } => {
+                let former = Former {
+                    pod: pod.clone(),
+                    address: *address,
+                    since: now,
+                    release: self.releases,
+                };
+                let is_free =
+                    !self.holders.contains_key(address) && self.quarantine.get(*address).is_none();
+                if is_free {
+                    self.remember(former);
                 }
             }
         }
@@ -391,15 +388,14 @@ impl State {
     /// The whole state as records, for a compaction.
     pub(super) fn records(&self) -> Vec<Record> {
         let mut records = vec![Record::Boot(self.boot.clone())];
-        records.extend(
-            self.quarantine
-                .by_order
-                .values()
-                .map(|resting| Record::Quarantined {
-                    pod: resting.pod.clone(),
-                    address: resting.address,
-                }),
-        );
+        records.extend(self.remembered.iter().map(|former| Record::Remembered {
+            pod: former.pod.clone(),
+            address: former.address,
+        }));
+        records.extend(self.quarantine.iter().map(|former| Record::Quarantined {
+            pod: former.pod.clone(),
+            address: former.address,
+        }));
         records.extend(self.attachments.values().cloned().map(Record::Put));
         records
     }
@@ -423,6 +419,7 @@ impl State {
                     .retain(|&held| held != address);
             }
             self.quarantine.remove(address);
+            self.remembered.remove(address);
             self.take(address);
         }
         self.ports.take(attachment.ofport);
@@ -434,11 +431,33 @@ impl State {
         let Some(attachment) = self.attachments.remove(key) else {
             return;
         };
+        self.releases += 1;
         for &address in &attachment.addresses {
             self.holders.remove(&address);
-            self.quarantine.insert(attachment.pod.clone(), address, now);
+            self.rest(attachment.pod.clone(), address, now);
         }
         self.ports.give_back(attachment.ofport);
+    }
+
+    /// Puts an address into quarantine, by the present release.
+    fn rest(&mut self, pod: PodRef, address: IpAddr, since: Duration) {
+        let release = self.releases;
+        self.remembered.remove(address);
+        self.quarantine.insert(Former {
+            pod,
+            address,
+            since,
+            release,
+        });
+    }
+
+    /// Remembers who held an address that is free now; the one it was longest ago is forgotten.
+    fn remember(&mut self, former: Former) {
+        self.remembered.insert(former);
+        if self.remembered.len() > REMEMBERED {
+            let oldest = self.remembered.iter().next().map(|oldest| oldest.address);
+            oldest.and_then(|address| self.remembered.remove(address));
+        }
     }
 
     fn take(&mut self, address: IpAddr) {

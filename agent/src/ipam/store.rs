@@ -15,6 +15,7 @@ use tokio::sync::watch;
 
 use super::attachment::{
     Attachment, AttachmentKey, AttachmentState, Attachments, HeldAddresses, PodRef, PortMapping,
+    ReleasedAddresses,
 };
 use super::state::{AllocateError, Record, State};
 use crate::journal::{Journal, JournalError, Recovery};
@@ -282,19 +283,24 @@ impl AttachmentStore {
         let deferred = inner
             .commit_or_defer(key, vec![Record::Remove(key.clone())], now)
             .err();
+        let release = inner.state.last_release();
         drop(inner);
         self.changed();
         Released {
-            attachment: Some(attachment),
+            addresses: Some(ReleasedAddresses {
+                pod: attachment.pod.clone(),
+                addresses: attachment.addresses.clone(),
+                release,
+            }),
             deferred,
         }
     }
 
-    /// The controller says that every node forgot these addresses (`AddressesFree`). Addresses in
-    /// use are left alone.
-    pub fn release_quarantine(&self, addresses: &[IpAddr], now: Duration) {
+    /// The controller says that every node forgot these addresses as they were released then
+    /// (`AddressesFree`). Addresses in use, and those released once more since, are left alone.
+    pub fn release_quarantine(&self, released: &[(IpAddr, u64)], now: Duration) {
         let mut inner = self.inner.lock();
-        let resting = inner.state.resting(addresses);
+        let resting = inner.state.resting(released);
         if resting.is_empty() {
             return;
         }
@@ -340,9 +346,10 @@ impl AttachmentStore {
         self.version.subscribe()
     }
 
-    /// Every address in use or in quarantine, for the stream's `Hello`.
-    pub fn held_addresses(&self) -> Vec<HeldAddresses> {
-        self.inner.lock().state.held()
+    /// Every address in use, and every one in quarantine, for the stream's `Hello`.
+    pub fn reported_addresses(&self) -> (Vec<HeldAddresses>, Vec<ReleasedAddresses>) {
+        let inner = self.inner.lock();
+        (inner.state.held(), inner.state.released())
     }
 
     /// How full the pools are.
@@ -364,8 +371,8 @@ impl AttachmentStore {
 /// What [`AttachmentStore::release`] did.
 #[derive(Debug, Default)]
 pub struct Released {
-    /// The attachment, `None` when it was not known.
-    pub attachment: Option<Arc<Attachment>>,
+    /// What it held, `None` when it was not known.
+    pub addresses: Option<ReleasedAddresses>,
     /// Why the record is not on disk yet.
     pub deferred: Option<StoreError>,
 }
@@ -488,6 +495,11 @@ impl AttachmentStore {
     /// Addresses in quarantine, the longest-released first.
     fn quarantine_order(&self) -> Vec<IpAddr> {
         self.inner.lock().state.quarantine_order()
+    }
+
+    /// Free addresses and who held them last.
+    fn remembered(&self) -> Vec<(PodRef, IpAddr)> {
+        self.inner.lock().state.remembered()
     }
 }
 

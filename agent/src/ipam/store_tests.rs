@@ -101,6 +101,98 @@ fn the_same_uid_gets_its_address_back_at_once() {
 }
 
 #[test]
+fn the_same_uid_gets_its_address_back_after_everybody_forgot_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("a.journal");
+    let cidrs = ["10.0.0.0/24", "fd00::/64"];
+    let mut store = open(&path, &cidrs);
+    let first = store.reserve(request(1, 1), Duration::ZERO).unwrap();
+    // The sandbox goes, the controller frees the address at once, other pods come; then the sandbox
+    // is made again. The same when the agent was restarted, and its journal compacted, in between.
+    for id in 1..40_u32 {
+        let released = store.release(&key(id), Duration::ZERO).addresses.unwrap();
+        let freed = released.addresses.iter().map(|a| (*a, released.release));
+        store.release_quarantine(&freed.collect::<Vec<_>>(), Duration::ZERO);
+        assert_eq!(store.usage().in_quarantine, 0);
+        let other = store.reserve(request(1000 + id, 1000 + id), Duration::ZERO);
+        assert_ne!(other.unwrap().addresses, first.addresses);
+        if id % 3 == 0 {
+            store.maintain(Duration::ZERO).unwrap();
+            drop(store);
+            store = open(&path, &cidrs);
+        }
+        let again = store.reserve(request(id + 1, 1), Duration::ZERO).unwrap();
+        assert_eq!(again.addresses, first.addresses, "round {id}");
+    }
+}
+
+#[test]
+fn a_remembered_address_is_another_pods_when_it_needs_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(&dir.path().join("a.journal"), &["10.0.0.0/29"]);
+    let free = |id: u32| {
+        let released = store.release(&key(id), Duration::ZERO).addresses.unwrap();
+        store.release_quarantine(&[(released.addresses[0], released.release)], Duration::ZERO);
+        released.addresses
+    };
+    store.controller_connected(Duration::ZERO);
+    for id in 1..=5 {
+        store.reserve(request(id, id), Duration::ZERO).unwrap();
+    }
+    let one = free(1);
+    let taken = store.reserve(request(6, 6), Duration::ZERO).unwrap();
+    assert_eq!(taken.addresses, one);
+    assert!(exhausted(&store.reserve(request(7, 1), Duration::ZERO)));
+    let two = free(2);
+    let other = store.reserve(request(7, 1), Duration::ZERO).unwrap();
+    assert_eq!(other.addresses, two);
+    assert!(store.remembered().is_empty());
+}
+
+#[test]
+fn what_is_remembered_is_bounded() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("a.journal");
+    let store = open(&path, &["fd00::/64"]);
+    let count = 200;
+    for id in 0..count {
+        store.reserve(request(id, id), Duration::ZERO).unwrap();
+        let released = store.release(&key(id), Duration::ZERO).addresses.unwrap();
+        store.release_quarantine(&[(released.addresses[0], released.release)], Duration::ZERO);
+    }
+    let remembered = store.remembered();
+    assert_eq!(remembered.len(), 16);
+    let last = remembered.last().unwrap();
+    assert_eq!(last.0.uid, format!("uid-{}", count - 1));
+    drop(store);
+    let again: BTreeSet<_> = open(&path, &["fd00::/64"])
+        .remembered()
+        .into_iter()
+        .collect();
+    // The last end of a rest was not written: that address rests once more.
+    assert!(remembered.iter().rev().skip(1).all(|f| again.contains(f)));
+}
+
+#[test]
+fn a_late_word_of_the_controller_does_not_end_a_newer_quarantine() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(&dir.path().join("a.journal"), &["10.0.0.0/24"]);
+    store.reserve(request(1, 1), Duration::ZERO).unwrap();
+    let first = store.release(&key(1), Duration::ZERO).addresses.unwrap();
+    // Before the controller answers, the pod has its address again, and it is gone again.
+    store.reserve(request(2, 1), Duration::ZERO).unwrap();
+    let second = store.release(&key(2), Duration::ZERO).addresses.unwrap();
+    assert_eq!(first.addresses, second.addresses);
+    assert!(second.release > first.release);
+    store.release_quarantine(&[(first.addresses[0], first.release)], Duration::ZERO);
+    assert_eq!(store.usage().in_quarantine, 1);
+    // A reconnect tells it again, by the same number.
+    assert_eq!(store.reported_addresses().1, std::slice::from_ref(&second));
+    store.release_quarantine(&[(second.addresses[0], second.release)], Duration::ZERO);
+    assert_eq!(store.usage().in_quarantine, 0);
+}
+
+#[test]
 fn a_released_address_rests_until_everybody_forgot_it() {
     let dir = tempfile::tempdir().unwrap();
     // Room for two pods.
@@ -112,15 +204,15 @@ fn a_released_address_rests_until_everybody_forgot_it() {
     }
     store.controller_connected(seconds(10));
     assert!(exhausted(&store.reserve(request(6, 6), seconds(10))));
-    let first = store.release(&key(1), seconds(20)).attachment.unwrap();
-    let second = store.release(&key(2), seconds(30)).attachment.unwrap();
+    let first = store.release(&key(1), seconds(20)).addresses.unwrap();
+    let second = store.release(&key(2), seconds(30)).addresses.unwrap();
     // Connected: the controller decides.
     assert!(exhausted(&store.reserve(request(6, 6), seconds(79))));
-    store.release_quarantine(&second.addresses, seconds(79));
+    store.release_quarantine(&[(second.addresses[0], second.release)], seconds(79));
     let taken = store.reserve(request(6, 6), seconds(79)).unwrap();
     assert_eq!(taken.addresses, second.addresses);
     // An address in use is not touched by a late message.
-    store.release_quarantine(&taken.addresses, seconds(79));
+    store.release_quarantine(&[(taken.addresses[0], second.release)], seconds(79));
     assert!(exhausted(&store.reserve(request(7, 7), seconds(79))));
     // Connected for 60 s: it is free by itself.
     let rested = store
@@ -160,7 +252,9 @@ fn another_boot_ends_every_attachment_and_keeps_addresses_for_their_pods() {
     assert_eq!(report.of_earlier_boot, 1);
     store.set_pools(&["10.0.0.0/24".parse().unwrap()]);
     assert!(store.attachments().is_empty());
-    assert_eq!(store.held_addresses()[0].addresses, old.addresses);
+    let (in_use, resting) = store.reported_addresses();
+    assert!(in_use.is_empty());
+    assert_eq!(resting[0].addresses, old.addresses);
     assert_ne!(
         store
             .reserve(request(2, 2), Duration::ZERO)
@@ -218,7 +312,7 @@ fn snapshots_follow_changes() {
     );
     store.release(&key(1), Duration::ZERO);
     assert!(store.attachments().is_empty());
-    assert!(store.release(&key(1), Duration::ZERO).attachment.is_none());
+    assert!(store.release(&key(1), Duration::ZERO).addresses.is_none());
 }
 
 #[test]
@@ -403,15 +497,26 @@ struct Model {
     in_use: BTreeMap<u32, (u32, IpAddr)>,
     /// The longest-released first: UID, address, since when.
     resting: Vec<(u32, IpAddr, u64)>,
+    /// Who held a free address last.
+    remembered: BTreeMap<IpAddr, u32>,
     connected: Option<u64>,
 }
 
 impl Model {
     fn rest_is_over(&mut self, now: u64) {
         if let Some(connected) = self.connected {
-            self.resting
-                .retain(|(_, _, since)| now - (*since).max(connected) < QUARANTINE.as_secs());
+            self.end_rest(|_, since| now - since.max(connected) >= QUARANTINE.as_secs());
         }
+    }
+
+    fn end_rest(&mut self, over: impl Fn(IpAddr, u64) -> bool) {
+        for (uid, address, since) in &self.resting {
+            if over(*address, *since) {
+                self.remembered.insert(*address, *uid);
+            }
+        }
+        self.resting
+            .retain(|(_, address, since)| !over(*address, *since));
     }
 
     fn is_free(&self, address: &IpAddr) -> bool {
@@ -449,8 +554,11 @@ proptest! {
                     next_id += 1;
                     model.rest_is_over(now);
                     let result = store.reserve(request(id, uid), seconds(now));
-                    let own: Vec<IpAddr> = model.resting.iter()
+                    let mut own: Vec<IpAddr> = model.resting.iter()
                         .filter(|(resting, ..)| *resting == uid).map(|(_, address, _)| *address).collect();
+                    if own.is_empty() {
+                        own.extend(model.remembered.iter().filter(|(_, last)| **last == uid).map(|(a, _)| *a));
+                    }
                     let free: Vec<IpAddr> = pool.iter().filter(|a| model.is_free(a)).copied().collect();
                     let oldest = model.resting.first().map(|(_, address, _)| *address);
                     match result {
@@ -465,6 +573,7 @@ proptest! {
                                 prop_assert_eq!(Some(address), oldest);
                             }
                             model.resting.retain(|(_, resting, _)| *resting != address);
+                            model.remembered.remove(&address);
                             prop_assert!(model.is_free(&address), "{} twice", address);
                             model.in_use.insert(id, (uid, address));
                         }
@@ -500,8 +609,15 @@ proptest! {
                 Step::Wait(by) => now += by,
                 Step::Free { nth: n } => {
                     if let Some(address) = nth(pool.iter().copied(), n) {
-                        store.release_quarantine(&[address], seconds(now));
-                        model.resting.retain(|(_, resting, _)| *resting != address);
+                        let (_, resting) = store.reported_addresses();
+                        let release = resting.iter().find(|r| r.addresses.contains(&address)).map(|r| r.release);
+                        // Any other release than its last does nothing.
+                        let late = [(address, release.map_or(1, |release| release - 1))];
+                        store.release_quarantine(&late, seconds(now));
+                        if let Some(release) = release {
+                            store.release_quarantine(&[(address, release)], seconds(now));
+                        }
+                        model.end_rest(|resting, _| resting == address);
                     }
                 }
                 Step::Restart => reopened = true,
@@ -522,19 +638,21 @@ proptest! {
                 store = open(&path, &cidr);
                 model.connected = None;
                 // The end of a rest may be forgotten by a crash: never its begin.
-                let held = store.held_addresses();
                 let known: BTreeSet<IpAddr> = model.resting.iter().map(|(_, a, _)| *a).collect();
+                let uid = |pod: &PodRef| -> u32 { pod.uid.trim_start_matches("uid-").parse().unwrap() };
                 let mut resting: Vec<(u32, IpAddr)> = Vec::new();
-                let in_use: BTreeSet<IpAddr> = model.in_use.values().map(|(_, a)| *a).collect();
-                for pod in held {
-                    let uid: u32 = pod.pod.uid.trim_start_matches("uid-").parse().unwrap();
-                    for address in pod.addresses {
-                        if !in_use.contains(&address) {
-                            resting.push((uid, address));
-                        }
-                    }
+                for released in store.reported_addresses().1 {
+                    resting.extend(released.addresses.iter().map(|a| (uid(&released.pod), *a)));
                 }
                 prop_assert!(known.iter().all(|a| resting.iter().any(|(_, b)| a == b)), "a rest is lost");
+                // Who held what is in the journal like all else.
+                let remembered: BTreeMap<IpAddr, u32> =
+                    store.remembered().iter().map(|(pod, a)| (*a, uid(pod))).collect();
+                let lost = |(a, uid): (&IpAddr, &u32)| {
+                    remembered.get(a) != Some(uid) && !resting.contains(&(*uid, *a))
+                };
+                prop_assert!(!model.remembered.iter().any(lost), "{:?} {:?}", model.remembered, remembered);
+                model.remembered = remembered;
                 // Its order on disk is the order of release; the model learns what came back.
                 let order = store.quarantine_order();
                 resting.sort_by_key(|(_, a)| order.iter().position(|b| a == b));

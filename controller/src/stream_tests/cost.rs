@@ -141,6 +141,7 @@ async fn five_thousand_nodes() {
             number: Number::NOTHING,
             held: BTreeMap::new(),
             addresses: vec![],
+            released: vec![],
             report: NodeReport::default(),
         };
         let opened = hub.open(&greeting).unwrap();
@@ -164,6 +165,7 @@ async fn five_thousand_nodes() {
         number: first.number,
         held,
         addresses: vec![],
+        released: vec![],
         report: NodeReport::default(),
     };
     let clock = std::time::Instant::now();

@@ -10,8 +10,8 @@ use carrick_proto::v1::distribution_client::DistributionClient;
 use carrick_proto::v1::distribution_server::DistributionServer;
 use carrick_proto::v1::{self, agent_message, controller_message};
 use carrick_proto::{
-    Delta, Entry, Greeting, Key, NodeName, NodeReport, Number, PROTOCOL, PodHolding, PodUid,
-    Realized,
+    AddressChange, Delta, Entry, Freed, Greeting, Key, NodeName, NodeReport, Number, PROTOCOL,
+    PodHolding, PodUid, Realized, Release,
 };
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
@@ -169,7 +169,8 @@ pub(super) struct Agent {
     pub(super) batches: usize,
     pub(super) records: usize,
     pub(super) complete: bool,
-    pub(super) free: BTreeSet<String>,
+    pub(super) released: Vec<Release>,
+    pub(super) freed: BTreeSet<(String, u64)>,
     pub(super) link: Option<Link>,
 }
 
@@ -201,7 +202,8 @@ impl Agent {
             batches: 0,
             records: 0,
             complete: false,
-            free: BTreeSet::new(),
+            released: vec![],
+            freed: BTreeSet::new(),
             link: None,
         }
     }
@@ -214,6 +216,21 @@ impl Agent {
             })
             .await
             .unwrap();
+    }
+
+    /// Tells of addresses given to and taken from pods.
+    pub(super) async fn change(&self, assigned: &[PodHolding], released: &[Release]) {
+        let change = AddressChange {
+            assigned: assigned.to_vec(),
+            released: released.to_vec(),
+        };
+        self.say(agent_message::Message::Addresses(change.into()))
+            .await;
+    }
+
+    /// Whether the controller has ended this release.
+    pub(super) fn freed(&self, address: &str, release: u64) -> bool {
+        self.freed.contains(&(address.to_owned(), release))
     }
 
     /// Opens a stream and says hello.
@@ -229,6 +246,7 @@ impl Agent {
                 .map(|(key, entry)| (key.clone(), entry.hash()))
                 .collect(),
             addresses: self.addresses.clone(),
+            released: self.released.clone(),
             report: self.report.clone(),
         };
         self.open_with(address, agent_message::Message::Hello(hello.into()))
@@ -293,7 +311,11 @@ impl Agent {
                     })
                     .await;
             }
-            controller_message::Message::AddressesFree(free) => self.free.extend(free.addresses),
+            controller_message::Message::AddressesFree(free) => {
+                let freed = Freed::list(free).unwrap();
+                self.freed
+                    .extend(freed.iter().map(|f| (f.address.to_string(), f.release)));
+            }
             controller_message::Message::NotLeader(other) => {
                 return Err(End::NotLeader(other.leader));
             }
@@ -335,6 +357,14 @@ pub(super) fn holding(uid: &str, address: &str) -> PodHolding {
         uid: uid.into(),
         namespace: "default".into(),
         name: uid.into(),
+        addresses: vec![address.parse().unwrap()],
+    }
+}
+
+pub(super) fn release(number: u64, uid: &str, address: &str) -> Release {
+    Release {
+        number,
+        uid: uid.into(),
         addresses: vec![address.parse().unwrap()],
     }
 }

@@ -1,7 +1,7 @@
 //! The walk-throughs.
 
 use carrick_proto::v1::agent_message;
-use carrick_proto::{AddressChange, NodeReport, PodUid};
+use carrick_proto::{NodeReport, PodUid};
 
 use crate::objects::{Event, NodeObject};
 
@@ -206,34 +206,55 @@ async fn walk_reused_address() {
 
     // The pod goes: its address is released, and free when every span has acknowledged (none has
     // heard of it today).
-    let change = AddressChange {
-        released: vec![holding("u1", "10.0.1.5")],
-        ..AddressChange::default()
-    };
-    agent
-        .say(agent_message::Message::Addresses(change.into()))
-        .await;
-    agent.until(|agent| agent.free.contains("10.0.1.5")).await;
+    agent.change(&[], &[release(1, "u1", "10.0.1.5")]).await;
+    agent.until(|agent| agent.freed("10.0.1.5", 1)).await;
     assert_eq!(replica.hub.figures().addresses, 0);
 
-    // The next pod gets it. A late release by the first's UID must not free it again.
-    let change = AddressChange {
-        assigned: vec![holding("u2", "10.0.1.5")],
-        ..AddressChange::default()
-    };
+    // The next pod gets it and releases it, too. Whatever is said of the first release by then names
+    // the first: the agent knows that it is not the last.
+    agent.change(&[holding("u2", "10.0.1.5")], &[]).await;
+    let late = [release(1, "u1", "10.0.1.5"), release(2, "u0", "10.0.1.6")];
+    agent.change(&[], &late).await;
+    agent.until(|agent| agent.freed("10.0.1.6", 2)).await;
+    assert_eq!(replica.hub.figures().addresses, 1, "u2 has it");
+    agent.change(&[], &[release(3, "u2", "10.0.1.5")]).await;
+    agent.until(|agent| agent.freed("10.0.1.5", 3)).await;
+    assert_eq!(replica.hub.figures().addresses, 0);
+}
+
+#[tokio::test]
+async fn a_new_leader_is_told_what_was_released_before_it_led() {
+    let nodes = [node("a", 1)];
+    let first = Replica::leader(1, &nodes, &[]).await;
+    let mut agent = Agent::new("a");
+    agent.connect(first.address).await;
+    first.throne.follow(None);
+    agent.drained().await;
+    // Nobody leads while a pod goes; another one's address has been in quarantine for long.
+    agent.addresses = vec![holding("u3", "10.0.1.7")];
+    agent.released = vec![release(4, "u1", "10.0.1.5"), release(9, "u2", "10.0.1.6")];
+    // Of another node's range: not its own to release.
+    agent.released.push(release(10, "u4", "10.0.2.9"));
+    let second = Replica::leader(2, &nodes, &[]).await;
+    agent.connect(second.address).await;
     agent
-        .say(agent_message::Message::Addresses(change.into()))
+        .until(|agent| agent.freed("10.0.1.5", 4) && agent.freed("10.0.1.6", 9))
         .await;
-    agent.free.clear();
-    let change = AddressChange {
-        released: vec![holding("u1", "10.0.1.5"), holding("u0", "10.0.1.6")],
-        ..AddressChange::default()
-    };
-    agent
-        .say(agent_message::Message::Addresses(change.into()))
-        .await;
-    agent.until(|agent| agent.free.contains("10.0.1.6")).await;
-    assert!(!agent.free.contains("10.0.1.5"), "in use by another pod");
+    assert_eq!(agent.freed.len(), 2, "{:?}", agent.freed);
+    assert_eq!(second.hub.figures().addresses, 1);
+}
+
+#[tokio::test]
+async fn an_old_sandbox_that_goes_leaves_the_new_ones_address() {
+    let replica = Replica::leader(1, &[node("a", 1)], &[pod("u1", "a")]).await;
+    let mut agent = Agent::new("a");
+    agent.addresses = vec![holding("u1", "10.0.1.5")];
+    agent.connect(replica.address).await;
+    // The sandbox is made again before the old one is taken down.
+    agent.change(&[holding("u1", "10.0.1.6")], &[]).await;
+    agent.change(&[], &[release(1, "u1", "10.0.1.5")]).await;
+    agent.until(|agent| agent.freed("10.0.1.5", 1)).await;
+    assert_eq!(replica.hub.figures().addresses, 1);
 }
 
 #[tokio::test]

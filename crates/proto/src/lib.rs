@@ -47,7 +47,7 @@ pub use invalid::Invalid;
 pub use key::{Key, NodeName, PodUid};
 pub use net::{parse_address, parse_addresses, parse_cidr, parse_cidrs};
 pub use number::Number;
-pub use said::{AddressChange, Greeting, NodeReport, PodHolding, Realized};
+pub use said::{AddressChange, Freed, Greeting, NodeReport, PodHolding, Realized, Release};
 
 /// The version of the protocol this code speaks ([`v1::Hello::protocol`]).
 pub const PROTOCOL: u32 = 1;

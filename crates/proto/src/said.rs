@@ -7,7 +7,7 @@ use crate::entry::ContentHash;
 use crate::invalid::{Invalid, at_most};
 use crate::key::{Key, NodeName};
 use crate::limits;
-use crate::net::parse_addresses;
+use crate::net::{parse_address, parse_addresses};
 use crate::number::Number;
 use crate::v1;
 
@@ -59,13 +59,90 @@ impl TryFrom<v1::PodAddress> for PodHolding {
     }
 }
 
+/// Addresses that a pod's sandbox held and that rest ([`v1::Release`]).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Release {
+    /// Which release this is, by the agent's own count.
+    pub number: u64,
+    /// UID of the pod as the container runtime told it.
+    pub uid: String,
+    /// The addresses, one per family as a rule.
+    pub addresses: Vec<IpAddr>,
+}
+
+impl Release {
+    fn to_wire(&self) -> v1::Release {
+        v1::Release {
+            number: self.number,
+            uid: self.uid.clone(),
+            addresses: self.addresses.iter().map(ToString::to_string).collect(),
+        }
+    }
+
+    fn list(releases: Vec<v1::Release>) -> Result<Vec<Self>, Invalid> {
+        at_most("released", releases.len(), limits::PODS)?;
+        releases.into_iter().map(Self::try_from).collect()
+    }
+}
+
+impl TryFrom<v1::Release> for Release {
+    type Error = Invalid;
+
+    fn try_from(release: v1::Release) -> Result<Self, Invalid> {
+        at_most("uid", release.uid.len(), limits::UID)?;
+        Ok(Self {
+            number: release.number,
+            addresses: parse_addresses("addresses", &release.addresses)?,
+            uid: release.uid,
+        })
+    }
+}
+
+/// An address and the release of it that every node has forgotten ([`v1::FreedAddress`]).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Freed {
+    /// The address.
+    pub address: IpAddr,
+    /// Its release.
+    pub release: u64,
+}
+
+impl Freed {
+    /// What [`v1::AddressesFree`] frees.
+    ///
+    /// # Errors
+    /// There are too many, or one is no address.
+    pub fn list(free: v1::AddressesFree) -> Result<Vec<Self>, Invalid> {
+        at_most("freed", free.freed.len(), limits::FREED)?;
+        let parse = |freed: v1::FreedAddress| {
+            Ok(Self {
+                address: parse_address("address", &freed.address)?,
+                release: freed.release,
+            })
+        };
+        free.freed.into_iter().map(parse).collect()
+    }
+
+    /// The message that frees these.
+    #[must_use]
+    pub fn to_wire(freed: impl IntoIterator<Item = Self>) -> v1::AddressesFree {
+        let freed = freed.into_iter().map(|freed| v1::FreedAddress {
+            address: freed.address.to_string(),
+            release: freed.release,
+        });
+        v1::AddressesFree {
+            freed: freed.collect(),
+        }
+    }
+}
+
 /// What changed in the addresses of a node's pods ([`v1::AddressReport`]).
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct AddressChange {
-    /// Addresses that pods now hold.
+    /// Addresses that pods now hold, beside those they held.
     pub assigned: Vec<PodHolding>,
     /// Addresses that pods held; in quarantine until `AddressesFree` names them.
-    pub released: Vec<PodHolding>,
+    pub released: Vec<Release>,
 }
 
 impl TryFrom<v1::AddressReport> for AddressChange {
@@ -74,7 +151,7 @@ impl TryFrom<v1::AddressReport> for AddressChange {
     fn try_from(report: v1::AddressReport) -> Result<Self, Invalid> {
         Ok(Self {
             assigned: PodHolding::list("assigned", report.assigned)?,
-            released: PodHolding::list("released", report.released)?,
+            released: Release::list(report.released)?,
         })
     }
 }
@@ -83,7 +160,7 @@ impl From<AddressChange> for v1::AddressReport {
     fn from(change: AddressChange) -> Self {
         Self {
             assigned: change.assigned.iter().map(PodHolding::to_wire).collect(),
-            released: change.released.iter().map(PodHolding::to_wire).collect(),
+            released: change.released.iter().map(Release::to_wire).collect(),
         }
     }
 }
@@ -182,8 +259,10 @@ pub struct Greeting {
     pub number: Number,
     /// What it holds: keys and hashes computed from what it has.
     pub held: BTreeMap<Key, ContentHash>,
-    /// Every pod address in use or in quarantine on its node.
+    /// Every pod address in use on its node.
     pub addresses: Vec<PodHolding>,
+    /// Every pod address in quarantine there.
+    pub released: Vec<Release>,
     /// Its state.
     pub report: NodeReport,
 }
@@ -208,6 +287,7 @@ impl TryFrom<v1::Hello> for Greeting {
             number: hello.number.into(),
             held,
             addresses: PodHolding::list("addresses", hello.addresses)?,
+            released: Release::list(hello.released)?,
             report: hello.report.unwrap_or_default().try_into()?,
         })
     }
@@ -229,6 +309,7 @@ impl From<Greeting> for v1::Hello {
                 })
                 .collect(),
             addresses: greeting.addresses.iter().map(PodHolding::to_wire).collect(),
+            released: greeting.released.iter().map(Release::to_wire).collect(),
             report: Some(greeting.report.into()),
         }
     }
@@ -253,6 +334,11 @@ mod tests {
                 namespace: "n".into(),
                 name: "p".into(),
                 addresses: vec!["10.0.0.2".parse().unwrap()],
+            }],
+            released: vec![Release {
+                number: 7,
+                uid: "gone".into(),
+                addresses: vec!["10.0.0.3".parse().unwrap()],
             }],
             report: NodeReport {
                 ready: true,
@@ -304,6 +390,17 @@ mod tests {
         });
         bad.push(v1::Hello {
             addresses: vec![v1::PodAddress::default(); limits::PODS + 1],
+            ..good.clone()
+        });
+        bad.push(v1::Hello {
+            released: vec![v1::Release::default(); limits::PODS + 1],
+            ..good.clone()
+        });
+        bad.push(v1::Hello {
+            released: vec![v1::Release {
+                addresses: vec!["10.0.0.0/8".into()],
+                ..v1::Release::default()
+            }],
             ..good
         });
         for hello in bad {
@@ -332,6 +429,12 @@ mod tests {
             }
             if let Ok(report) = v1::AddressReport::decode(bytes.as_slice()) {
                 let _ = AddressChange::try_from(report);
+            }
+            if let Ok(free) = v1::AddressesFree::decode(bytes.as_slice())
+                && let Ok(freed) = Freed::list(free)
+            {
+                let again = Freed::list(Freed::to_wire(freed.clone()));
+                proptest::prop_assert_eq!(again, Ok(freed));
             }
         }
     }

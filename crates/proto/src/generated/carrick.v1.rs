@@ -42,11 +42,14 @@ pub struct Hello {
     /// What the agent holds: only what differs is sent.
     #[prost(message, repeated, tag = "5")]
     pub held: ::prost::alloc::vec::Vec<Held>,
-    /// Every pod address in use or in quarantine here.
+    /// Every pod address in use here.
     #[prost(message, repeated, tag = "6")]
     pub addresses: ::prost::alloc::vec::Vec<PodAddress>,
     #[prost(message, optional, tag = "7")]
     pub report: ::core::option::Option<AgentReport>,
+    /// Every pod address in quarantine here: whoever leads now may not know of these releases.
+    #[prost(message, repeated, tag = "8")]
+    pub released: ::prost::alloc::vec::Vec<Release>,
 }
 /// Held names one record the agent has and the hash of its content, computed by the agent over what
 /// it holds (not copied from Record.hash, which may cover fields an older agent did not understand).
@@ -69,14 +72,26 @@ pub struct PodAddress {
     #[prost(string, repeated, tag = "4")]
     pub addresses: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
-/// AddressReport tells what changed since Hello or the last report.
+/// Release: addresses that a pod's sandbox held and that rest until AddressesFree names this release
+/// of them. The number is the agent's own; it grows with each release as long as the agent runs, and
+/// means nothing beyond the stream it is told on.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Release {
+    #[prost(uint64, tag = "1")]
+    pub number: u64,
+    #[prost(string, tag = "2")]
+    pub uid: ::prost::alloc::string::String,
+    #[prost(string, repeated, tag = "3")]
+    pub addresses: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+/// AddressReport tells what changed since Hello or the last report: these addresses and no others
+/// were given to and taken from their pods.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct AddressReport {
     #[prost(message, repeated, tag = "1")]
     pub assigned: ::prost::alloc::vec::Vec<PodAddress>,
-    /// Released addresses stay in quarantine until AddressesFree names them.
-    #[prost(message, repeated, tag = "2")]
-    pub released: ::prost::alloc::vec::Vec<PodAddress>,
+    #[prost(message, repeated, tag = "3")]
+    pub released: ::prost::alloc::vec::Vec<Release>,
 }
 /// AgentReport is the agent's own state, sent on change.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -196,11 +211,20 @@ pub struct PodRecord {
     #[prost(string, tag = "3")]
     pub name: ::prost::alloc::string::String,
 }
-/// AddressesFree ends the quarantine of these addresses.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+/// AddressesFree ends quarantines. One that is late ends none but its own: an address that was used
+/// and released again since rests by another release.
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct AddressesFree {
-    #[prost(string, repeated, tag = "1")]
-    pub addresses: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(message, repeated, tag = "2")]
+    pub freed: ::prost::alloc::vec::Vec<FreedAddress>,
+}
+/// FreedAddress: an address, and which release of it every node has forgotten.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct FreedAddress {
+    #[prost(string, tag = "1")]
+    pub address: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "2")]
+    pub release: u64,
 }
 /// Generated client implementations.
 pub mod distribution_client {
