@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use carrick_api::agentinfo::condition;
+use carrick_k8s::condition::Status;
 use carrick_proto::{AddressChange, PodHolding, Release};
 use tokio::sync::{oneshot, watch};
 
@@ -11,6 +12,7 @@ use crate::cni::network::{NotYet, PodNetwork, PodNetworkSettings, PortError};
 use crate::ipam::{Attachment, HeldAddresses, PodRef, ReleasedAddresses};
 use crate::node::Node;
 use crate::programmer::Request;
+use crate::status::Fact;
 
 /// The real [`PodNetwork`]: asks the programmer.
 #[derive(Debug, Clone)]
@@ -101,6 +103,20 @@ impl PodNetwork for AgentNetwork {
             // The next Hello names every address there is.
             self.node.addresses_lost.send_modify(|count| *count += 1);
         }
+    }
+
+    fn state_lost(&self, message: String) {
+        self.node.board.update(|report| {
+            let intact = report.conditions.get(condition::STATE_INTACT);
+            let before = intact.filter(|fact| fact.status == Status::False);
+            let message = match before {
+                Some(fact) if fact.message.contains(&message) => return,
+                Some(fact) => format!("{}; {message}", fact.message),
+                None => message,
+            };
+            let lost = Fact::fails("Lost", message);
+            report.conditions.insert(condition::STATE_INTACT, lost);
+        });
     }
 
     async fn apply_port_mappings(&self) -> Result<(), PortError> {

@@ -75,6 +75,7 @@ struct Notes {
     assigned: Vec<HeldAddresses>,
     released: Vec<ReleasedAddresses>,
     mapped: u32,
+    lost: Vec<String>,
     refuse_attach: bool,
     refuse_detach: bool,
     refuse_check: bool,
@@ -141,6 +142,10 @@ impl PodNetwork for Fake {
         let mut notes = self.notes.lock().unwrap();
         notes.assigned.extend_from_slice(assigned);
         notes.released.extend_from_slice(released);
+    }
+
+    fn state_lost(&self, message: String) {
+        self.notes.lock().unwrap().lost.push(message);
     }
 
     async fn apply_port_mappings(&self) -> Result<(), PortError> {
@@ -541,6 +546,42 @@ async fn a_killed_agent_finishes_what_it_finds() {
     assert_eq!(node.pod_links(), 2);
     assert_eq!(code(&node.ask(&del("k1")).await), 0);
     assert_eq!(node.pod_links(), 1);
+}
+
+/// Adopted pods kept their addresses and lost their host ports without a word.
+#[tokio::test]
+async fn host_ports_of_adopted_pods_come_back_or_are_reported_lost() {
+    let mut node = Node::new(&["10.91.10.0/24"]).await;
+    let (few, many) = (Scratch::new(), Scratch::new());
+    let with_ports = |container: &str, pod: &Scratch, ports: std::ops::Range<u16>| {
+        let mappings: Vec<Value> = ports
+            .map(|port| json!({"hostPort": port, "containerPort": 80, "protocol": "tcp"}))
+            .collect();
+        let more = json!({"runtimeConfig": {"portMappings": mappings}});
+        frame("ADD", container, &pod.path(), more)
+    };
+    for ask in [
+        with_ports("ports1", &few, 8080..8082),
+        with_ports("ports2", &many, 9000..9100),
+    ] {
+        let answer = node.ask(&ask).await;
+        assert_eq!(code(&answer), 0, "{answer:?}");
+    }
+    std::fs::remove_file(node.dir.path().join("attachments.journal")).unwrap();
+    node.restart().await;
+    let recovered = node.server.recover("/run/netns".as_ref()).await;
+    assert_eq!(recovered.adopted.len(), 2, "{recovered:?}");
+    assert_eq!(recovered.without_host_ports, ["ns/ports2"]);
+    let found = node.store.attachments();
+    let ports: Vec<usize> = found.values().map(|a| a.port_mappings.len()).collect();
+    assert_eq!(ports, [2, 0]);
+    let lost = node.notes().lost.clone();
+    assert_eq!(lost.len(), 1, "{lost:?}");
+    assert!(lost[0].contains("ns/ports2") && lost[0].contains("delete"), "{lost:?}");
+    // Their ports are held: nobody else is given them.
+    let third = Scratch::new();
+    let answer = node.ask(&with_ports("ports3", &third, 8081..8082)).await;
+    assert_eq!(code(&answer), 11, "{answer:?}");
 }
 
 /// The links could not be listed at the start, nothing was adopted, and the collection took a

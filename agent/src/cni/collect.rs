@@ -118,7 +118,11 @@ impl<N: PodNetwork> CniServer<N> {
             // keeps its network and the store learns of it again.
             let recovered = self.recover(Path::new(NETNS_DIR)).await;
             if !recovered.adopted.is_empty() {
-                warn!(adopted = ?recovered.adopted, "pods whose attachments were lost");
+                warn!(
+                    adopted = ?recovered.adopted,
+                    without_host_ports = ?recovered.without_host_ports,
+                    "pods whose attachments were lost"
+                );
             }
             orphans = self.orphan_links().await;
         }

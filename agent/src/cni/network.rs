@@ -106,6 +106,9 @@ pub trait PodNetwork: Send + Sync + 'static {
     /// Must not block.
     fn addresses_changed(&self, assigned: &[HeldAddresses], released: &[ReleasedAddresses]);
 
+    /// State was lost that cannot be rebuilt: to be reported, with what mends it. Must not block.
+    fn state_lost(&self, message: String);
+
     /// The desired `hostPort`s changed (the snapshot of attachments has them): apply the node's
     /// nftables table. On `Ok` the kernel has [`crate::portmap`]'s chains for every attachment that
     /// is not `Removing`.

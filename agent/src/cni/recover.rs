@@ -1,7 +1,8 @@
 //! Attachments the journal lost, found in the kernel.
 //!
 //! A journal that was damaged or removed must not lead to an address given twice: every pod link
-//! says in its alias whose it is, and the sandbox's own interface has the addresses.
+//! says in its alias whose it is and which host ports lead to it, and the sandbox's own interface has
+//! the addresses. Host ports that did not fit into an alias are lost, and that is reported.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -25,9 +26,10 @@ const FIRST_PAUSE: Duration = Duration::from_millis(50);
 /// What [`CniServer::recover`] found; empty when the journal knew every pod link.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Recovered {
-    /// Pods whose attachments were recorded again. Their host ports are lost until they are made
-    /// anew.
+    /// Pods whose attachments were recorded again.
     pub adopted: Vec<String>,
+    /// Those of them whose host ports are lost until they are made anew.
+    pub without_host_ports: Vec<String>,
     /// Links nobody could tell the owner of: the collection removes them.
     pub unknown: Vec<String>,
 }
@@ -57,6 +59,17 @@ impl<N: PodNetwork> CniServer<N> {
         recovered
             .unknown
             .extend(candidates.into_values().map(|(link, _)| link.name));
+        recovered.without_host_ports.sort();
+        if let Some(first) = recovered.without_host_ports.first() {
+            let more = match recovered.without_host_ports.len() {
+                1 => String::new(),
+                count => format!(" and {} more pods", count - 1),
+            };
+            self.network().state_lost(format!(
+                "the host ports of {first}{more} were lost with the journal and lead nowhere until the \
+                 pods are made anew: delete them"
+            ));
+        }
         recovered
     }
 
@@ -117,12 +130,17 @@ impl<N: PodNetwork> CniServer<N> {
                 mac: mac_of(&alias.key),
                 host_link: host.name.clone(),
                 ofport: alias.ofport,
-                port_mappings: Vec::new(),
+                port_mappings: alias.port_mappings.clone().unwrap_or_default(),
                 state: AttachmentState::Ready,
             };
             match self.store().adopt(attachment.clone(), self.now()) {
                 Ok(()) => {
                     self.network().addresses_changed(&[held(&attachment)], &[]);
+                    if alias.port_mappings.is_none() {
+                        recovered
+                            .without_host_ports
+                            .push(attachment.pod.to_string());
+                    }
                     recovered.adopted.push(attachment.pod.to_string());
                     candidates.remove(&index);
                 }

@@ -66,7 +66,12 @@ pub async fn serve<N: PodNetwork>(
 ) {
     let recovered = server.recover(Path::new(NETNS_DIR)).await;
     if recovered != Recovered::default() {
-        warn!(adopted = ?recovered.adopted, unknown = ?recovered.unknown, "pods of a lost journal");
+        warn!(
+            adopted = ?recovered.adopted,
+            without_host_ports = ?recovered.without_host_ports,
+            unknown = ?recovered.unknown,
+            "pods of a lost journal"
+        );
     }
     let slots = Arc::new(Semaphore::new(CONCURRENT));
     let mut connections = JoinSet::new();

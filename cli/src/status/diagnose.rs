@@ -467,10 +467,16 @@ fn agent(info: &AgentInfo, subject: &str, now: Timestamp, problems: &mut Problem
     if let Some(found) =
         of_type(&status.conditions, c::STATE_INTACT).filter(|c| c.status == "False")
     {
+        // What cannot be rebuilt says itself what mends it.
+        let mend = if found.reason == "SetAside" {
+            "the state was rebuilt; keep the file that is named for a report, then remove it"
+        } else {
+            ""
+        };
         problems.warning(
             subject,
             format!("{} is False: {}", c::STATE_INTACT, sentence(found)),
-            "the state was rebuilt; keep the file that is named for a report, then remove it",
+            mend,
         );
     }
     if of_type(&status.conditions, c::READY).is_none() {
