@@ -105,6 +105,12 @@ impl PodNetwork for AgentNetwork {
         }
     }
 
+    fn trouble(&self) -> Option<String> {
+        let report = self.node.board.report();
+        let datapath = report.conditions.get(condition::DATAPATH_READY)?;
+        (datapath.status == Status::False).then(|| datapath.message.clone())
+    }
+
     fn state_lost(&self, message: String) {
         self.node.board.update(|report| {
             let intact = report.conditions.get(condition::STATE_INTACT);

@@ -38,7 +38,8 @@ pub fn render(attachments: &Attachments, gateway_link: &str, pod_cidrs: &[IpNet]
                 {
                     continue;
                 }
-                let from: From = (mapping.host_ip, mapping.protocol, mapping.host_port);
+                let host = mapping.host_ip.filter(|host| !host.is_unspecified());
+                let from: From = (host, mapping.protocol, mapping.host_port);
                 let to = (address, mapping.container_port);
                 // Two claims to one port cannot both be in a map: the first, by container, stays.
                 let map = if address.is_ipv4() { &mut v4 } else { &mut v6 };

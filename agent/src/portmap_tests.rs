@@ -81,3 +81,52 @@ fn mappings_become_map_elements() {
     ]);
     insta::assert_snapshot!(render(&attachments, "carrick-gw0", &cidrs()));
 }
+
+/// `0.0.0.0` used to open the port on IPv6, too.
+#[test]
+fn an_unspecified_host_address_is_every_one_of_its_family() {
+    let both = ["10.1.0.2", "fd01::2"];
+    let render = |mappings: &[_]| render(&all(vec![attachment("a", &both, mappings)]), "gw", &[]);
+    let v4 = render(&[(80, 8080, Protocol::Tcp, Some("0.0.0.0"))]);
+    assert!(v4.contains("tcp . 80 : 10.1.0.2 . 8080"), "{v4}");
+    assert!(!v4.contains("fd01::2"), "{v4}");
+    let v6 = render(&[(80, 8080, Protocol::Tcp, Some("::"))]);
+    assert!(v6.contains("tcp . 80 : fd01::2 . 8080"), "{v6}");
+    assert!(!v6.contains("10.1.0.2"), "{v6}");
+    let one = render(&[(80, 8080, Protocol::Tcp, Some("2001:db8::1"))]);
+    assert!(
+        one.contains("2001:db8::1 . tcp . 80 : fd01::2 . 8080"),
+        "{one}"
+    );
+}
+
+#[test]
+fn mappings_overlap_when_a_connection_could_be_for_both() {
+    let mapping = |host: Option<&str>| PortMapping {
+        host_port: 80,
+        container_port: 80,
+        protocol: Protocol::Tcp,
+        host_ip: host.map(|text| text.parse().unwrap()),
+    };
+    for (a, b, expect) in [
+        (None, None, true),
+        (None, Some("192.0.2.1"), true),
+        (Some("0.0.0.0"), Some("192.0.2.1"), true),
+        (Some("::"), Some("192.0.2.1"), false),
+        (Some("::"), Some("0.0.0.0"), false),
+        (Some("192.0.2.2"), Some("192.0.2.1"), false),
+        (Some("192.0.2.1"), Some("192.0.2.1"), true),
+    ] {
+        let (a, b) = (mapping(a), mapping(b));
+        assert_eq!(
+            (a.overlaps(&b), b.overlaps(&a)),
+            (expect, expect),
+            "{a:?} {b:?}"
+        );
+    }
+    let udp = PortMapping {
+        protocol: Protocol::Udp,
+        ..mapping(None)
+    };
+    assert!(!udp.overlaps(&mapping(None)));
+}

@@ -3,7 +3,6 @@
 #![expect(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -76,6 +75,7 @@ struct Notes {
     released: Vec<ReleasedAddresses>,
     mapped: u32,
     lost: Vec<String>,
+    trouble: Option<String>,
     refuse_attach: bool,
     refuse_detach: bool,
     refuse_check: bool,
@@ -142,6 +142,10 @@ impl PodNetwork for Fake {
         let mut notes = self.notes.lock().unwrap();
         notes.assigned.extend_from_slice(assigned);
         notes.released.extend_from_slice(released);
+    }
+
+    fn trouble(&self) -> Option<String> {
+        self.notes.lock().unwrap().trouble.clone()
     }
 
     fn state_lost(&self, message: String) {
@@ -416,13 +420,18 @@ async fn without_a_record_the_runtime_shall_try_again() {
     });
     assert_eq!(code(&node.ask(&add("c1", &pod)).await), 0);
     later.await.unwrap();
+    // The switch is away: a new pod would not work, and those that are there may not.
+    let status = frame("STATUS", "", "", json!({}));
+    assert_eq!(code(&node.ask(&status).await), 0);
+    node.notes().trouble = Some("the switch is away".to_owned());
+    let answer = node.ask(&status).await;
+    assert_eq!(code(&answer), 51);
+    assert_eq!(answer.output["details"], "the switch is away");
+    node.notes().trouble = None;
     // No settings: the node itself is not ready.
     node.network.settings.send_replace(None);
     assert_eq!(code(&node.ask(&add("c2", &pod)).await), 11);
-    assert_eq!(
-        code(&node.ask(&frame("STATUS", "", "", json!({}))).await),
-        50
-    );
+    assert_eq!(code(&node.ask(&status).await), 50);
 }
 
 #[tokio::test]
@@ -577,7 +586,10 @@ async fn host_ports_of_adopted_pods_come_back_or_are_reported_lost() {
     assert_eq!(ports, [2, 0]);
     let lost = node.notes().lost.clone();
     assert_eq!(lost.len(), 1, "{lost:?}");
-    assert!(lost[0].contains("ns/ports2") && lost[0].contains("delete"), "{lost:?}");
+    assert!(
+        lost[0].contains("ns/ports2") && lost[0].contains("delete"),
+        "{lost:?}"
+    );
     // Their ports are held: nobody else is given them.
     let third = Scratch::new();
     let answer = node.ask(&with_ports("ports3", &third, 8081..8082)).await;

@@ -21,6 +21,8 @@ pub enum Code {
     TryAgain,
     /// 50: ADD would fail now (STATUS).
     NotAvailable,
+    /// 51: ADD would fail now, and pods that are there may not reach everything (STATUS).
+    LimitedConnectivity,
     /// 100: the sandbox's interface could not be made or removed.
     Interface,
     /// 101: the switch refused the port.
@@ -40,6 +42,7 @@ impl Code {
             Self::InvalidConfig => 7,
             Self::TryAgain => 11,
             Self::NotAvailable => 50,
+            Self::LimitedConnectivity => 51,
             Self::Interface => 100,
             Self::Switch => 101,
             Self::Check => 102,
@@ -49,7 +52,7 @@ impl Code {
 
 /// A failed command.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{message}: {details}")]
+#[error("{message}{}{details}", if details.is_empty() { "" } else { ": " })]
 pub struct CniError {
     /// What kind.
     pub code: Code,

@@ -106,6 +106,10 @@ pub trait PodNetwork: Send + Sync + 'static {
     /// Must not block.
     fn addresses_changed(&self, assigned: &[HeldAddresses], released: &[ReleasedAddresses]);
 
+    /// Why the switch does not hold what it must, if it does not: neither would a new pod work, nor can
+    /// those that are there be relied on. Never waits.
+    fn trouble(&self) -> Option<String>;
+
     /// State was lost that cannot be rebuilt: to be reported, with what mends it. Must not block.
     fn state_lost(&self, message: String);
 

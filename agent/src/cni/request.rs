@@ -385,7 +385,7 @@ fn mappings(config: Option<RuntimeConfig>) -> Result<Vec<PortMapping>, CniError>
             host_port: port(mapping.host_port).ok_or_else(|| invalid("the number"))?,
             container_port: port(mapping.container_port).ok_or_else(|| invalid("containerPort"))?,
             protocol,
-            host_ip: host_ip.filter(|address| !address.is_unspecified()),
+            host_ip,
         });
     }
     mappings.sort_unstable();

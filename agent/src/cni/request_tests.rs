@@ -47,7 +47,7 @@ fn add_carries_pod_and_port_mappings() {
         ports,
         [
             (53, Some("192.0.2.1".parse().unwrap())),
-            (54, None),
+            (54, Some("::".parse().unwrap())),
             (8080, None)
         ]
     );

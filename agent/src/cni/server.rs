@@ -19,7 +19,7 @@ use super::result::add_result;
 use super::sandbox::{SandboxError, Sandboxes, same_namespace};
 use crate::ipam::{
     AllocateError, Attachment, AttachmentKey, AttachmentState, AttachmentStore, HeldAddresses,
-    PortMapping, StoreError,
+    StoreError,
 };
 
 /// How long ADD waits for the settings and the pod's record together (invariant 2).
@@ -249,17 +249,12 @@ impl<N: PodNetwork> CniServer<N> {
         if add.port_mappings.is_empty() {
             return Ok(());
         }
-        let overlap = |a: &PortMapping, b: &PortMapping| {
-            a.host_port == b.host_port
-                && a.protocol == b.protocol
-                && (a.host_ip.is_none() || b.host_ip.is_none() || a.host_ip == b.host_ip)
-        };
         for other in self.store.attachments().values() {
             if other.key == add.key {
                 continue;
             }
             for wanted in &add.port_mappings {
-                if other.port_mappings.iter().any(|held| overlap(held, wanted)) {
+                if other.port_mappings.iter().any(|held| held.overlaps(wanted)) {
                     let message =
                         format!("host port {} is held by {}", wanted.host_port, other.pod);
                     return Err(CniError::new(Code::TryAgain, message));
@@ -396,12 +391,20 @@ impl<N: PodNetwork> CniServer<N> {
         }
     }
 
+    /// Whether ADD would work now (specification, "STATUS"). Without a controller it does, for the pods
+    /// it should: that is no reason to call the node's network down.
     fn status(&self) -> Result<(), CniError> {
-        if self.network.settings().borrow().is_some() {
-            Ok(())
-        } else {
+        if self.network.settings().borrow().is_none() {
             let message = "the agent has no node configuration yet";
-            Err(CniError::new(Code::NotAvailable, message))
+            return Err(CniError::new(Code::NotAvailable, message));
+        }
+        match self.network.trouble() {
+            None => Ok(()),
+            Some(trouble) => Err(CniError {
+                code: Code::LimitedConnectivity,
+                message: "the switch is not as it must be".to_owned(),
+                details: trouble,
+            }),
         }
     }
 

@@ -64,9 +64,23 @@ pub struct PortMapping {
     pub container_port: u16,
     /// Protocol.
     pub protocol: Protocol,
-    /// Only this address of the node; `None` is every one.
+    /// Only this address of the node; the unspecified one is every one of its family; `None` is every
+    /// one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub host_ip: Option<IpAddr>,
+}
+
+impl PortMapping {
+    /// Whether a connection to the node could be for this one as well as for `other`.
+    pub fn overlaps(&self, other: &Self) -> bool {
+        let addresses = match (self.host_ip, other.host_ip) {
+            (Some(a), Some(b)) => {
+                a == b || (a.is_ipv4() == b.is_ipv4() && (a.is_unspecified() || b.is_unspecified()))
+            }
+            _ => true,
+        };
+        self.host_port == other.host_port && self.protocol == other.protocol && addresses
+    }
 }
 
 /// Where an attachment is in its life.
