@@ -361,6 +361,7 @@ impl Agent {
                 .map(|entry| (entry.key(), entry.hash()))
                 .collect(),
             addresses: vec![],
+            released: vec![],
             report: NodeReport {
                 ready: true,
                 tunnel_endpoints: vec![],

@@ -187,7 +187,7 @@ fn a_late_word_of_the_controller_does_not_end_a_newer_quarantine() {
     store.release_quarantine(&[(first.addresses[0], first.release)], Duration::ZERO);
     assert_eq!(store.usage().in_quarantine, 1);
     // A reconnect tells it again, by the same number.
-    assert_eq!(store.reported_addresses().1, [second.clone()]);
+    assert_eq!(store.reported_addresses().1, std::slice::from_ref(&second));
     store.release_quarantine(&[(second.addresses[0], second.release)], Duration::ZERO);
     assert_eq!(store.usage().in_quarantine, 0);
 }
