@@ -55,6 +55,7 @@ impl Datapath {
     /// # Panics
     /// When the variable holds anything else: tests would pass on the wrong datapath.
     #[must_use]
+    #[expect(clippy::panic, reason = "tests must not go on")]
     pub fn under_test() -> Self {
         match std::env::var("CARRICK_TEST_DATAPATH").as_deref() {
             Err(_) | Ok("netdev") => Self::Userspace,
