@@ -1,11 +1,16 @@
 //! `conf.db`: created, converted or set aside before ovsdb-server starts.
 
-use std::io;
+use std::fs::File;
+use std::io::{self, BufRead as _, BufReader, Read as _};
 use std::path::{Path, PathBuf};
 
+use serde_json::Value;
 use tracing::{info, warn};
 
 use crate::tool::{self, ToolError};
+
+/// The longest schema: that of Open vSwitch 3.1 has 27 KB.
+const SCHEMA: u64 = 1 << 20;
 
 /// Makes `conf.db` in the run directory one that this version's ovsdb-server can serve.
 ///
@@ -52,6 +57,12 @@ pub(crate) async fn prepare(
 
 /// Converts to the schema, whether newer or older.
 async fn convert(file: &Path, schema: &Path) -> Result<(), ToolError> {
+    // Nearly always: then no process is started while forwarding waits.
+    if let (Some(have), Some(want)) = (schema_of(file), identity(schema))
+        && have == want
+    {
+        return Ok(());
+    }
     let needs = [
         "needs-conversion".as_ref(),
         file.as_os_str(),
@@ -78,6 +89,35 @@ async fn convert(file: &Path, schema: &Path) -> Result<(), ToolError> {
     Ok(())
 }
 
+/// A schema's name, version and checksum, which its maintainers change with every other change.
+type Identity = [String; 3];
+
+/// The identity of the schema in a schema file; `None` when it has no checksum.
+fn identity(file: &Path) -> Option<Identity> {
+    let file = File::open(file).ok()?.take(SCHEMA);
+    identity_of(&serde_json::from_reader(BufReader::new(file)).ok()?)
+}
+
+fn identity_of(schema: &Value) -> Option<Identity> {
+    let text = |member: &str| {
+        let text = schema.get(member)?.as_str()?;
+        (!text.is_empty()).then(|| text.to_owned())
+    };
+    Some([text("name")?, text("version")?, text("cksum")?])
+}
+
+/// The identity of the schema in a database: its first record, `OVSDB JSON <length> <sha1>` on a
+/// line and as many bytes of JSON (ovsdb(5), "Standalone Database File Format"). Anything else is
+/// for `ovsdb-tool` to judge.
+fn schema_of(database: &Path) -> Option<Identity> {
+    let mut file = BufReader::new(File::open(database).ok()?.take(SCHEMA));
+    let mut line = String::new();
+    file.read_line(&mut line).ok()?;
+    let length = line.strip_prefix("OVSDB JSON ")?.split(' ').next()?;
+    let record = file.take(length.parse().ok()?);
+    identity_of(&serde_json::from_reader(record).ok()?)
+}
+
 /// Renames a file that is of no use, over the one set aside before.
 pub(crate) fn set_aside(file: &Path, why: &str) -> io::Result<()> {
     let mut aside = file.as_os_str().to_owned();
@@ -101,4 +141,38 @@ pub(crate) enum DatabaseError {
         #[source]
         source: ToolError,
     },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_schema_is_known_by_name_version_and_checksum() {
+        let directory = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| {
+            let path = directory.path().join(name);
+            std::fs::write(&path, text).unwrap();
+            path
+        };
+        let schema = r#"{"name":"d","version":"1.0.0","cksum":"1 2","tables":{}}"#;
+        let file = write("schema", schema);
+        let record = format!(
+            "OVSDB JSON {} 0a1b\n{schema}\nOVSDB JSON 2 0a1b\n{{}}",
+            schema.len()
+        );
+        let database = write("database", &record);
+        assert_eq!(schema_of(&database), identity(&file));
+        assert_eq!(identity(&file).unwrap(), ["d", "1.0.0", "1 2"]);
+        // Without a checksum, cut, or of another form: the tool is asked.
+        assert_eq!(
+            identity(&write("bare", r#"{"name":"d","version":"1"}"#)),
+            None
+        );
+        for end in 0..record.find("}}").unwrap() {
+            assert_eq!(schema_of(&write("cut", &record[..end])), None, "{end}");
+        }
+        assert_eq!(schema_of(&write("cluster", "OVSDB CLUSTER 2 0a\n{}")), None);
+        assert_eq!(schema_of(&directory.path().join("missing")), None);
+    }
 }

@@ -57,7 +57,8 @@ pub(crate) async fn hold(run_dir: &Path) -> Result<RunDir, PreflightError> {
 pub(crate) async fn end_leftovers(run_dir: &Path) {
     for daemon in ["ovs-vswitchd", "ovsdb-server"] {
         let control = run_dir.join(format!("{daemon}.ctl"));
-        if !control.exists() {
+        // A socket nobody listens on is only a file: no process is started for it.
+        if std::os::unix::net::UnixStream::connect(&control).is_err() {
             continue;
         }
         let args = [

@@ -172,7 +172,6 @@ impl Outcome {
 /// What ovs-vswitchd's starts need.
 struct Switch<'a> {
     args: &'a Args,
-    boot_id: &'a str,
     client: Client,
     monitor: Monitor,
     metrics: &'a Metrics,
@@ -182,7 +181,7 @@ impl<'a> Switch<'a> {
     /// Starts ovs-vswitchd again and again. `running` holds the child, for the caller to end.
     async fn keep(
         args: &'a Args,
-        boot_id: &'a str,
+        boot_id: &str,
         health: &watch::Sender<Health>,
         metrics: &'a Metrics,
         running: &mut Option<Child>,
@@ -192,26 +191,29 @@ impl<'a> Switch<'a> {
             ..Options::default()
         };
         let client = Client::start(args.run_dir.join("db.sock"), options);
-        let (version, monitor) = tokio::join!(version(), monitored(&client));
+        let (version, monitor, first) = tokio::join!(
+            version(),
+            monitored(&client),
+            restore::load(&args.commit_file, boot_id)
+        );
         let monitor = monitor?;
         let switch = Self {
             args,
-            boot_id,
             client,
             monitor,
             metrics,
         };
-        let first = |root: Option<&OpenVSwitch>| initialise(root, version.as_deref());
-        switch.write("initialise the database", first).await;
+        let initial = |root: Option<&OpenVSwitch>| initialise(root, version.as_deref());
+        switch.write("initialise the database", initial).await;
         let mut backoff = Backoff::default();
-        let mut replaying = Replaying::Yes;
+        let mut loaded = first;
         loop {
             let begun = Instant::now();
-            let life = switch.live(replaying, health, running).await?;
+            let life = switch.live(loaded, health, running).await?;
             health.send_replace(Health::Starting);
             metrics.ready.set(0);
             let daemon = Daemon::Vswitchd.name();
-            replaying = match life {
+            let replaying = match life {
                 Life::Ended(status) => {
                     error!(daemon, %status, "ended by itself");
                     running.take();
@@ -232,26 +234,25 @@ impl<'a> Switch<'a> {
                 return Err(KeeperError::Hopeless { daemon }.into());
             };
             sleep(pause).await;
+            loaded = match replaying {
+                Replaying::Yes => restore::load(&args.commit_file, boot_id).await,
+                Replaying::No => Loaded::Unusable("the switch did not take it in time".to_owned()),
+            };
         }
     }
 
     /// One life of ovs-vswitchd: mark, start, replay, release, end.
     async fn live(
         &self,
-        replaying: Replaying,
+        loaded: Loaded,
         health: &watch::Sender<Health>,
         running: &mut Option<Child>,
     ) -> Result<Life, SupervisorError> {
         let daemon = Daemon::Vswitchd;
         let id = StartId::random();
-        let loaded = match replaying {
-            Replaying::Yes => {
-                let loaded = restore::load(&self.args.commit_file, self.boot_id).await;
-                self.client.barrier().await.ok();
-                self.fit(loaded)
-            }
-            Replaying::No => Loaded::Unusable("the switch did not take it in time".to_owned()),
-        };
+        // The cache shows what was committed before.
+        self.client.barrier().await.ok();
+        let loaded = self.fit(loaded);
         let mut hold = false;
         if let Loaded::Commit(commit) = &loaded {
             restore::forget_socket(&self.args.run_dir, commit);

@@ -23,8 +23,9 @@ use crate::cache::UpdateFormat;
 use crate::client::{Connection, Options, RequestError, SessionError};
 use crate::frame::Framer;
 use crate::lock::Taking;
-use crate::message::{self, Message};
+use crate::message::{self, Message, words};
 use crate::monitor::{MonitorState, Scope};
+use crate::pending::{MonitorMethod, Pending};
 use crate::schema::Schema;
 use crate::value::clip;
 
@@ -172,56 +173,6 @@ fn reason(error: &SessionError) -> String {
         cause = error.source();
     }
     text
-}
-
-/// What an awaited answer is for.
-#[derive(Debug)]
-enum Pending {
-    Schema,
-    Probe,
-    Call {
-        number: u64,
-        reply: oneshot::Sender<Result<Value, RequestError>>,
-    },
-    Lock {
-        name: String,
-        /// `None` when asked for again after a reconnect.
-        reply: Option<oneshot::Sender<Result<(), RequestError>>>,
-    },
-    Monitor {
-        state: Arc<MonitorState>,
-        method: MonitorMethod,
-        /// `None` when set up again after a reconnect.
-        reply: Option<oneshot::Sender<Result<(), RequestError>>>,
-    },
-    /// Nobody waits for it.
-    Ending,
-}
-
-/// The monitor methods, newest first; an older server refuses the newer ones.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum MonitorMethod {
-    CondSince,
-    Cond,
-    Rfc7047,
-}
-
-impl MonitorMethod {
-    fn name(self) -> &'static str {
-        match self {
-            Self::CondSince => "monitor_cond_since",
-            Self::Cond => "monitor_cond",
-            Self::Rfc7047 => "monitor",
-        }
-    }
-
-    fn older(self) -> Option<Self> {
-        match self {
-            Self::CondSince => Some(Self::Cond),
-            Self::Cond => Some(Self::Rfc7047),
-            Self::Rfc7047 => None,
-        }
-    }
 }
 
 /// One connection.
@@ -463,9 +414,11 @@ impl<'a> Session<'a> {
             }
             Ended::Call(number) => {
                 let given_up = |pending: &Pending| matches!(pending, Pending::Call { number: n, .. } if *n == number);
-                // Without it the server would wait on, and the answer's place would stay taken.
                 let id = self.pending.iter().find(|(_, pending)| given_up(pending));
-                if let Some((id, _)) = id {
+                if let Some(id) = id.map(|(id, _)| *id) {
+                    // Open vSwitch 3.1 never answers a request that it cancelled: its place must
+                    // not stay taken. An answer that comes nevertheless is one to no request.
+                    self.pending.remove(&id);
                     let text = message::notification("cancel", &json!([id]));
                     self.outgoing.extend_from_slice(text.as_bytes());
                 }
@@ -685,16 +638,5 @@ impl<'a> Session<'a> {
                 state.forget();
                 error.into()
             })
-    }
-}
-
-/// The words of an error: a string, or an object with `error` and `details`.
-fn words(error: &Value) -> String {
-    let text = |member: &str| error.get(member).and_then(Value::as_str);
-    match (error.as_str(), text("error"), text("details")) {
-        (Some(words), _, _) => clip(words),
-        (None, Some(error), Some(details)) => clip(&format!("{error}: {details}")),
-        (None, Some(error), None) => clip(error),
-        (None, None, _) => clip(&error.to_string()),
     }
 }

@@ -55,6 +55,7 @@ pub mod lock;
 pub mod message;
 pub mod monitor;
 pub mod operation;
+mod pending;
 mod plan;
 pub mod rows;
 pub mod schema;

@@ -95,6 +95,17 @@ pub(crate) fn response(result: &Value, id: &Value) -> String {
     json!({"result": result, "error": null, "id": id}).to_string()
 }
 
+/// The words of an error: a string, or an object with `error` and `details`.
+pub(crate) fn words(error: &Value) -> String {
+    let text = |member: &str| error.get(member).and_then(Value::as_str);
+    match (error.as_str(), text("error"), text("details")) {
+        (Some(words), _, _) => clip(words),
+        (None, Some(error), Some(details)) => clip(&format!("{error}: {details}")),
+        (None, Some(error), None) => clip(error),
+        (None, None, _) => clip(&error.to_string()),
+    }
+}
+
 /// Why bytes are not a message.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]

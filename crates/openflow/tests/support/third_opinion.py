@@ -5,8 +5,10 @@
     third_opinion.py bench SECONDS     hex flow-mods on stdin; {"encode": per second, "decode": per second}
 """
 
+import base64
 import json
 import logging
+import re
 import sys
 import time
 
@@ -28,9 +30,13 @@ def number(value):
         return int.from_bytes(value, "big")
     if isinstance(value, int):
         return value
-    if value.count(":") == 5:
+    if re.fullmatch("([0-9a-f]{2}:){5}[0-9a-f]{2}", value):
         return int.from_bytes(mac.haddr_to_bin(value), "big")
-    return int(netaddr.IPAddress(value))
+    try:
+        return int(netaddr.IPAddress(value))
+    except netaddr.AddrFormatError:
+        # A field it does not know: its bytes in base64.
+        return int.from_bytes(base64.b64decode(value), "big")
 
 
 def parse(message):
@@ -81,7 +87,7 @@ def read():
 
 
 def requests():
-    match = of.OFPMatch(eth_type=0x800, ipv4_src=("10.0.0.0", "255.0.0.0"), reg0=(1, 0xF))
+    match = of.OFPMatch(eth_type=0x800, ipv4_src=("10.0.0.0", "255.0.0.0"))
     output = of.OFPActionOutput(2, 0)
     apply = of.OFPInstructionActions(ofp.OFPIT_APPLY_ACTIONS, [output])
     goto = of.OFPInstructionGotoTable(5)
