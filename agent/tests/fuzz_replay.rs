@@ -1,11 +1,7 @@
 //! Hostile requests and files. The fuzz targets' inputs on a stable compiler; `cargo fuzz`
 //! (see `fuzz/`) looks for more.
 
-#![expect(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    reason = "tests say what they expect"
-)]
+#![expect(clippy::expect_used, reason = "tests say what they expect")]
 
 #[path = "../../fuzz/checks/agent.rs"]
 mod checks;
@@ -28,7 +24,7 @@ fn any_bytes_as_the_last_commit() {
 fn any_bytes_as_the_journal() {
     let directory = tempfile::tempdir().unwrap();
     replay::replay("agent_journal", |bytes| {
-        checks::journal(directory.path(), bytes)
+        checks::journal(directory.path(), bytes);
     });
 }
 
@@ -36,6 +32,6 @@ fn any_bytes_as_the_journal() {
 fn any_bytes_as_the_ledger() {
     let directory = tempfile::tempdir().unwrap();
     replay::replay("agent_ledger", |bytes| {
-        checks::ledger(directory.path(), bytes)
+        checks::ledger(directory.path(), bytes);
     });
 }

@@ -26,7 +26,9 @@ pub fn replay(target: &str, mut check: impl FnMut(&[u8])) {
         .map(|file| fs::read(file).expect("read an input"))
         .collect();
     assert!(!inputs.is_empty(), "{} is empty", corpus.display());
-    inputs.iter().for_each(|input| check(input));
+    for input in &inputs {
+        check(input);
+    }
     let mut random = Random(0x9e37_79b9_7f4a_7c15);
     for _ in 0..MADE {
         check(&random.mutated(&inputs));

@@ -8,8 +8,10 @@
 #![expect(clippy::print_stdout, reason = "the figures are the program's output")]
 
 #[path = "bench/figure.rs"]
+#[expect(dead_code, reason = "shared with another program")]
 mod figure;
 #[path = "bench/flows.rs"]
+#[expect(dead_code, reason = "shared with another program")]
 mod flows;
 
 use allocation_counter::measure;

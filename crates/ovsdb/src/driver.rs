@@ -62,7 +62,7 @@ pub(crate) enum Command {
 }
 
 /// What its caller has no more use for.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 pub(crate) enum Ended {
     Monitor(u64),
     Lock(u64),
