@@ -34,7 +34,7 @@ def number(value):
         return int.from_bytes(mac.haddr_to_bin(value), "big")
     try:
         return int(netaddr.IPAddress(value))
-    except netaddr.AddrFormatError:
+    except (netaddr.AddrFormatError, ValueError):
         # A field it does not know: its bytes in base64.
         return int.from_bytes(base64.b64decode(value), "big")
 
@@ -120,7 +120,9 @@ def requests():
         named = command in (ofp.OFPGC_INSERT_BUCKET, ofp.OFPGC_REMOVE_BUCKET)
         empty = command in (ofp.OFPGC_DELETE, ofp.OFPGC_REMOVE_BUCKET)
         yield "group " + name, of.OFPGroupMod(
-            DATAPATH, command=command, type_=ofp.OFPGT_SELECT, group_id=5,
+            DATAPATH, command=command, group_id=5,
+            # Said only where it counts.
+            type_=ofp.OFPGT_SELECT if not named and not empty else ofp.OFPGT_ALL,
             command_bucket_id=1 if named else ofp.OFPG_BUCKET_ALL, buckets=[] if empty else [bucket])
     for name, command in [("add", ofp.OFPMC_ADD), ("modify", ofp.OFPMC_MODIFY),
                           ("delete", ofp.OFPMC_DELETE)]:
