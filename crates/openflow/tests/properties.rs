@@ -8,7 +8,9 @@ mod arbitrary;
 
 use std::time::{Duration, Instant};
 
-use carrick_openflow::{Action, Flow, Group, Instructions, Match, Message, Meter, Xid};
+use carrick_openflow::{
+    Action, Field, Flow, Group, Instructions, MaskedField, Match, Message, Meter, Xid,
+};
 use proptest::prelude::*;
 
 fn encode(message: &Message) -> Vec<u8> {
@@ -172,4 +174,23 @@ fn the_worst_message_is_quick() {
         "{:?}",
         start.elapsed()
     );
+}
+
+/// A zero of 16 bytes was printed as `0x0` and read back as one of one byte.
+#[test]
+fn tunnel_metadata_keeps_its_width_in_text() {
+    for bytes in [1, 4, 16] {
+        let ones = if bytes == 16 {
+            u128::MAX
+        } else {
+            (1 << (8 * bytes)) - 1
+        };
+        for value in [0, 1, ones] {
+            let field = Field::tun_metadata(0).unwrap();
+            let field = MaskedField::sized(field, bytes, value, ones).unwrap();
+            let action = Action::SetField(field);
+            let text = action.to_string();
+            assert_eq!(text.parse::<Action>().unwrap(), action, "{text}");
+        }
+    }
 }

@@ -53,7 +53,17 @@ impl fmt::Display for Value<'_> {
         let field = self.0;
         let (value, mask) = (field.value(), field.mask());
         let exact = field.is_exact();
-        match field.field().info().format {
+        let info = field.field().info();
+        if info.is_variable() {
+            // All digits: how many there are is how wide the value is.
+            let width = 2 + 2 * field.bytes();
+            return if exact {
+                write!(f, "{value:#0width$x}")
+            } else {
+                write!(f, "{value:#0width$x}/{mask:#0width$x}")
+            };
+        }
+        match info.format {
             Format::Ethernet => masked(
                 f,
                 MacAddr::from_bits(value),
