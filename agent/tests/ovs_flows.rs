@@ -15,7 +15,7 @@ const LIMIT: Duration = Duration::from_mins(1);
 
 fn start() -> (Ovs, FlowDriver) {
     let ovs = Ovs::start().unwrap();
-    ovs.add_bridge("br-int", Datapath::Userspace).unwrap();
+    ovs.add_bridge("br-int", Datapath::under_test()).unwrap();
     let flows = FlowDriver::new(ovs.mgmt("br-int"));
     (ovs, flows)
 }

@@ -443,13 +443,24 @@ impl Bed {
 
     /// Sends SIGKILL to a process of a pod: the one whose command line holds `pattern`.
     pub fn kill_in_pod(&self, node: &str, pod: &str, pattern: &str) -> Result<()> {
+        self.kill_in_pod_after(node, pod, pattern, "true")
+    }
+
+    /// The same, right after a command on the node: nobody acts in between.
+    pub fn kill_in_pod_after(
+        &self,
+        node: &str,
+        pod: &str,
+        pattern: &str,
+        command: &str,
+    ) -> Result<()> {
         let uid = self.get("pod", Some(NAMESPACE), pod)?["metadata"]["uid"]
             .as_str()
             .unwrap_or_default()
             .to_owned();
         // By cgroup and command line: only that pod's own process can be meant.
         let script = format!(
-            "for p in $(grep -l 'pod{uid}\\|pod{under}' /proc/[0-9]*/cgroup 2>/dev/null | cut -d/ -f3); do tr '\\0' ' ' < /proc/$p/cmdline | grep -q '{pattern}' && kill -KILL $p && exit 0; done; echo 'no such process' >&2; exit 1",
+            "for p in $(grep -l 'pod{uid}\\|pod{under}' /proc/[0-9]*/cgroup 2>/dev/null | cut -d/ -f3); do tr '\\0' ' ' < /proc/$p/cmdline | grep -q '{pattern}' && {command} && kill -KILL $p && exit 0; done; echo 'no such process' >&2; exit 1",
             under = uid.replace('-', "_"),
         );
         self.node(node, &script).map(drop)

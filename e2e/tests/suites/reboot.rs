@@ -107,8 +107,9 @@ fn foreign_commit(bed: &Bed) -> Result<()> {
     // As if it had survived: the switch that starts next must not believe it.
     let switch = bed.pod_on(node, "ovs")?;
     let start = started(bed, node)?;
-    bed.node(node, &format!("mv {COPY} {COMMIT}"))?;
-    bed.kill_in_pod(node, &switch, "ovs-vswitchd")?;
+    // The agent puts its own commit back whenever it looks.
+    let put = format!("mv {COPY} {COMMIT}");
+    bed.kill_in_pod_after(node, &switch, "ovs-vswitchd", &put)?;
     wait::until("the switch to start again", Duration::from_mins(2), || {
         let now = started(bed, node)?;
         Ok(now != start && !now.is_empty())
