@@ -159,9 +159,9 @@ pub fn bracket(address: IpAddr) -> String {
     }
 }
 
-/// Script: three pings, all answered.
+/// Script: three pings, all answered. Late is not lost: on a busy machine an upcall takes its time.
 pub fn ping(to: IpAddr) -> String {
-    format!("ping -n -c 3 -i 0.2 -W 2 {to}")
+    format!("ping -n -c 3 -i 0.2 -W 10 {to}")
 }
 
 /// Script: a ping of exactly `bytes` of IP packet, not to be fragmented.
@@ -173,7 +173,7 @@ pub fn ping_size(to: IpAddr, bytes: u32) -> String {
 /// Script: an HTTP request to agnhost.
 pub fn tcp(to: IpAddr) -> String {
     format!(
-        "curl -sS --fail --noproxy '*' --max-time 5 http://{}:{TCP_PORT}/hostname",
+        "curl -sS --fail --noproxy '*' --max-time 20 http://{}:{TCP_PORT}/hostname",
         bracket(to)
     )
 }
@@ -182,7 +182,7 @@ pub fn tcp(to: IpAddr) -> String {
 pub fn udp(to: IpAddr) -> String {
     let family = if to.is_ipv4() { "UDP4" } else { "UDP6" };
     format!(
-        "answer=$(echo -n 'echo carrick' | socat -t 3 -T 3 - {family}:{}:{UDP_PORT}); [ \"$answer\" = carrick ]",
+        "answer=$(echo -n 'echo carrick' | socat -t 10 -T 10 - {family}:{}:{UDP_PORT}); [ \"$answer\" = carrick ]",
         bracket(to)
     )
 }
