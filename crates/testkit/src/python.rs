@@ -79,11 +79,12 @@ fn make(partial: &Path) -> Result<()> {
 }
 
 fn run(command: &mut Command) -> Result<()> {
+    let program = command.get_program().display().to_string();
     let status = command
         .stdin(Stdio::null())
         .status()
-        .with_context(|| format!("start {:?}", command.get_program()))?;
-    ensure!(status.success(), "{:?}: {status}", command.get_program());
+        .with_context(|| format!("start {program}"))?;
+    ensure!(status.success(), "{program}: {status}");
     Ok(())
 }
 
