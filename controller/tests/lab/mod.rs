@@ -8,7 +8,7 @@ use std::time::Duration;
 use carrick_api::effective::{
     Cni, DatapathType, EffectiveConfig, Endpoint, SnatMode, Traffic, TrafficMode, TunnelProtocol,
 };
-use carrick_controller::{Args, run_until};
+use carrick_controller::{Advertise, Args, run_until};
 use carrick_k8s::client::from_config;
 use carrick_k8s::pki::{LeafNames, Pki, rotation::Policy};
 use carrick_k8s::telemetry::Format;
@@ -215,7 +215,7 @@ impl Controller {
             tls_dir: tls_dir.to_owned(),
             listen: Some(address),
             http,
-            advertise: Some(local),
+            advertise: Advertise(Some(local)),
             namespace: NAMESPACE.into(),
             pod: pod.into(),
             node: "node-a".into(),
