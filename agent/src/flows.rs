@@ -214,10 +214,10 @@ impl FlowDriver {
     /// # Errors
     /// The bridge refused or did not answer: nothing or all was applied, and it is read anew before
     /// the next attempt.
-    pub async fn sync(&mut self, target: State) -> Result<usize, FlowError> {
+    pub async fn sync(&mut self, target: &State) -> Result<usize, FlowError> {
         let admitted = self.admitted.as_mut().ok_or(FlowError::Away)?;
         let known = admitted.known.take().ok_or(FlowError::Away)?;
-        let plan = diff(&known.state, &target, &learned());
+        let plan = diff(&known.state, target, &learned());
         if plan.is_empty() {
             admitted.known = Some(known);
             return Ok(0);
@@ -233,7 +233,7 @@ impl FlowDriver {
             session.meter(meter).await.map_err(FlowError::Meter)?;
         }
         admitted.known = Some(Known {
-            state: target,
+            state: target.clone(),
             ..known
         });
         Ok(changes)

@@ -12,9 +12,10 @@ use std::time::Duration;
 use carrick_api::agentinfo::condition;
 use carrick_api::names::link;
 use carrick_datapath::{
-    Commit, DatapathKind, HostDesired, HostInput, Kind, NodeState, Pod, recover_ids, render,
-    render_host,
+    Commit, DatapathKind, Desired, HostDesired, HostInput, IdLedger, Kind, NodeState, Pod,
+    recover_ids, render, render_host,
 };
+use carrick_openflow::State;
 use carrick_ovsdb::desired::Applied;
 use carrick_ovsdb::handover::StartId;
 use carrick_proto::Number;
@@ -120,6 +121,19 @@ pub struct PassReport {
     pub problems: Vec<String>,
 }
 
+/// What was rendered last, and from what. Most passes find nothing changed: they come because time
+/// has passed, or by an attachment that has no record yet.
+#[derive(Debug)]
+pub struct Rendered {
+    state: NodeState,
+    ledger: IdLedger,
+    desired: Desired,
+    /// The same in the switch's own types.
+    target: State,
+    /// The saved commit is on disk.
+    saved: bool,
+}
+
 /// What the host was last made to be.
 #[derive(Debug, Default)]
 pub struct HostState {
@@ -152,6 +166,8 @@ impl Programmer {
                 ..HostState::default()
             };
             self.flows.forget();
+            // `carrick switch` may have set the saved commit aside.
+            self.rendered = None;
         }
 
         let mut report = PassReport {
@@ -405,14 +421,34 @@ impl Programmer {
         }
         let rendering = |reason: String| PassError::Render { reason };
         let mut ledger = self.ledger.clone();
+        let mut looked = false;
         if let Some(dumped) = self.flows.fresh_dump().await? {
+            looked = true;
             let recovered = recover_ids(&state, &mut ledger, dumped)
                 .map_err(|error| rendering(chain(&error)))?;
             if recovered > 0 {
                 warn!(recovered, "ids were recovered from the switch");
             }
         }
-        let desired = render(&state, &mut ledger).map_err(|error| rendering(chain(&error)))?;
+        let pods = state.pods.len();
+        let mut rendered = match self.rendered.take() {
+            Some(last) if last.state == state && last.ledger == ledger => last,
+            _ => {
+                let desired =
+                    render(&state, &mut ledger).map_err(|error| rendering(chain(&error)))?;
+                let target = desired
+                    .to_switch()
+                    .map_err(|error| rendering(chain(&error)))?;
+                Rendered {
+                    state,
+                    ledger,
+                    desired,
+                    target,
+                    saved: false,
+                }
+            }
+        };
+        let desired = &rendered.desired;
         for left_out in &desired.left_out {
             let owner = open.get(&left_out.pod).map(|(attachment, _)| attachment);
             if let Some(attachment) = owner {
@@ -424,23 +460,30 @@ impl Programmer {
                 .problems
                 .push(format!("{}: {}", left_out.pod, left_out.reason));
         }
-        let target = desired
-            .to_switch()
-            .map_err(|error| rendering(chain(&error)))?;
         // An id must be on disk before a flow carries it.
-        self.ledger_file.write(&ledger).map_err(PassError::Save)?;
-        self.ledger = ledger;
-        report.flows = target.flows.len();
-        report.groups = target.groups.len();
-        report.pods = state.pods.len() - desired.left_out.len();
-        report.changed = self.flows.sync(target).await?;
-        let commit = desired.to_commit(&self.node.boot_id, plan.datapath, link::INTEGRATION_BRIDGE);
-        self.save(&commit).map_err(PassError::Save)?;
+        let ledger = &rendered.ledger;
+        self.ledger_file.write(ledger).map_err(PassError::Save)?;
+        self.ledger.clone_from(ledger);
+        report.flows = rendered.target.flows.len();
+        report.groups = rendered.target.groups.len();
+        report.pods = pods - desired.left_out.len();
+        report.changed = self.flows.sync(&rendered.target).await?;
+        // Somebody may have removed it, as they may have removed flows.
+        if looked || !rendered.saved {
+            let bridge = link::INTEGRATION_BRIDGE;
+            let commit = desired.to_commit(&self.node.boot_id, plan.datapath, bridge);
+            self.save(&commit).map_err(PassError::Save)?;
+            rendered.saved = true;
+        }
         // What is gone has left the switch: its id may be forgotten.
+        let state = &rendered.state;
         self.ledger
             .retain(Kind::Pod, |key| state.pods.contains_key(key));
         self.ledger
             .retain(Kind::Peer, |key| state.peers.contains_key(key));
+        // By what the ledger keeps, the next pass compares.
+        rendered.ledger.clone_from(&self.ledger);
+        self.rendered = Some(rendered);
         Ok(())
     }
 

@@ -80,6 +80,8 @@ pub struct Programmer {
     /// The last plan that could be made.
     pub(crate) plan: Option<NodePlan>,
     pub(crate) host_state: crate::pass::HostState,
+    /// What the last pass rendered.
+    pub(crate) rendered: Option<crate::pass::Rendered>,
     health: Health,
     requests: mpsc::Receiver<Request>,
 }
@@ -115,6 +117,7 @@ impl Programmer {
             attached,
             plan: None,
             host_state: crate::pass::HostState::default(),
+            rendered: None,
             health,
             requests,
         }

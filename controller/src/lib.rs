@@ -54,5 +54,5 @@ mod fake;
 #[cfg(test)]
 mod stream_tests;
 
-pub use args::Args;
+pub use args::{Advertise, Args};
 pub use run::{run, run_until};

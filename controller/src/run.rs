@@ -119,7 +119,7 @@ pub async fn run_until(
     };
     tasks.spawn(main.run(observations, stop.child_token()));
 
-    let address = match args.advertise {
+    let address = match args.advertise.0 {
         Some(address) => Some(address),
         None => own_address(&client, &args.node, &stop).await,
     };

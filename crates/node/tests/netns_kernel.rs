@@ -5,62 +5,17 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
-use std::process::Command;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use carrick_node::{
     AddrGenMode, AdminState, Applied, LinkIndex, LinkLocal, MacAddr, Namespace, Neighbour, Netlink,
     Nft, NftError, Route, RouteOrigin, Sysctls, VethSpec, disable_tx_checksum, flush_connections,
 };
+use carrick_testkit::netns::{Scratch, tool};
 use ipnet::IpNet;
 
-/// A namespace that is gone with the test.
-struct Scratch {
-    name: String,
-}
-
-impl Scratch {
-    fn new() -> Self {
-        static NEXT: AtomicU32 = AtomicU32::new(0);
-        let serial = NEXT.fetch_add(1, Ordering::Relaxed);
-        let name = format!("crn-{}-{serial}", std::process::id());
-        tool("ip", &["netns", "add", &name]);
-        Self { name }
-    }
-
-    fn path(&self) -> String {
-        format!("/run/netns/{}", self.name)
-    }
-
-    fn open(&self) -> Namespace {
-        Namespace::open(self.path()).unwrap()
-    }
-
-    fn exec(&self, program: &str, arguments: &[&str]) -> String {
-        let mut all = vec!["netns", "exec", &self.name, program];
-        all.extend(arguments);
-        tool("ip", &all)
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        let _ = Command::new("ip")
-            .args(["netns", "del", &self.name])
-            .status();
-    }
-}
-
-fn tool(program: &str, arguments: &[&str]) -> String {
-    let output = Command::new(program).args(arguments).output();
-    let output = output.unwrap_or_else(|error| panic!("{program} is missing, install it: {error}"));
-    assert!(
-        output.status.success(),
-        "{program} {arguments:?}: {}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-    String::from_utf8(output.stdout).unwrap()
+fn open(scratch: &Scratch) -> Namespace {
+    Namespace::open(scratch.path()).unwrap()
 }
 
 fn net(text: &str) -> IpNet {
@@ -75,8 +30,8 @@ const MAC: MacAddr = MacAddr([0x0a, 0x58, 1, 2, 3, 4]);
 
 /// A veth pair `host` here and `eth0` there, both up.
 async fn pair(here: &Scratch, there: &Scratch) -> (Netlink, LinkIndex, Netlink, LinkIndex) {
-    let host = Netlink::open_in(&here.open()).await.unwrap();
-    let namespace = there.open();
+    let host = Netlink::open_in(&open(here)).await.unwrap();
+    let namespace = open(there);
     let spec = VethSpec {
         host: "host",
         alias: "of a test",
@@ -220,8 +175,8 @@ async fn a_pair_has_its_addresses_routes_and_neighbours() {
 #[tokio::test]
 async fn a_link_has_no_link_local_address_when_told_so() {
     let (a, b) = (Scratch::new(), Scratch::new());
-    let host = Netlink::open_in(&a.open()).await.unwrap();
-    let namespace = b.open();
+    let host = Netlink::open_in(&open(&a)).await.unwrap();
+    let namespace = open(&b);
     let mac = MAC;
     let spec = VethSpec {
         host: "x",
@@ -363,14 +318,14 @@ async fn sysctls_belong_to_the_namespace() {
         ("ipv4/ip_forward".to_owned(), other.to_owned()),
         ("-ipv6/conf/absent/accept_ra".to_owned(), "0".to_owned()),
     ];
-    tree.set_in(&a.open(), values).await.unwrap();
+    tree.set_in(&open(&a), values).await.unwrap();
     assert_eq!(
         a.exec("cat", &["/proc/sys/net/ipv4/ip_forward"]).trim(),
         other
     );
     assert_eq!(tree.get("ipv4/ip_forward").unwrap(), here);
     let absent = vec![("ipv6/conf/absent/accept_ra".to_owned(), "0".to_owned())];
-    assert!(tree.set_in(&a.open(), absent).await.is_err());
+    assert!(tree.set_in(&open(&a), absent).await.is_err());
     let unchanged = BTreeMap::from([("ipv4/ip_forward".to_owned(), here)]);
     assert!(tree.apply(&unchanged, &mut BTreeMap::new()).is_empty());
 }
@@ -381,7 +336,7 @@ async fn transmit_checksums_go_off() {
     let _pair = pair(&a, &b).await;
     let features = || b.exec("ethtool", &["-k", "eth0"]);
     assert!(features().contains("tx-checksum-ip-generic: on"));
-    disable_tx_checksum(&b.open(), "eth0").await.unwrap();
+    disable_tx_checksum(&open(&b), "eth0").await.unwrap();
     assert!(
         features().contains("tx-checksum-ip-generic: off"),
         "{}",
@@ -392,8 +347,8 @@ async fn transmit_checksums_go_off() {
         "{}",
         features()
     );
-    disable_tx_checksum(&b.open(), "eth0").await.unwrap();
-    assert!(disable_tx_checksum(&b.open(), "absent").await.is_err());
+    disable_tx_checksum(&open(&b), "eth0").await.unwrap();
+    assert!(disable_tx_checksum(&open(&b), "absent").await.is_err());
 }
 
 #[tokio::test]
@@ -401,7 +356,7 @@ async fn a_table_is_replaced_only_when_it_differs() {
     let a = Scratch::new();
     let dir = tempfile::tempdir().unwrap();
     let memory = dir.path().join("nft.json");
-    let open = || Nft::new(Some(memory.clone())).in_namespace(a.open());
+    let open = || Nft::new(Some(memory.clone())).in_namespace(open(&a));
     let table = |port: u16| {
         format!(
             "table inet carrick {{\n set s {{ type ipv4_addr; flags interval; elements = {{ 10.0.0.0/24 }}; }}\n \
@@ -459,7 +414,7 @@ async fn connections_of_an_address_are_removed_and_others_stay() {
     a.exec("ip", &["link", "set", "lo", "up"]);
     // Tracking begins with the first rule that asks for it.
     let rules = "table inet t {\n chain c { type filter hook output priority 0; ct state new accept;\n }\n}";
-    let mut nft = Nft::new(None).in_namespace(a.open());
+    let mut nft = Nft::new(None).in_namespace(open(&a));
     nft.sync("inet", "t", Some(rules)).await.unwrap();
     let send = || {
         for address in ["10.5.5.5:0", "10.5.5.6:0", "[fd05::5]:0"] {
@@ -468,7 +423,7 @@ async fn connections_of_an_address_are_removed_and_others_stay() {
             socket.send_to(b"x", to).unwrap();
         }
     };
-    let namespace = a.open();
+    let namespace = open(&a);
     namespace.run(send).await.unwrap();
     let flush = async |address: &str| {
         flush_connections(Some(&namespace), vec![ip(address)])
