@@ -1,7 +1,7 @@
 //! The drivers against the real kernel, in namespaces of their own. Needs root, iproute2, nftables
 //! and ethtool (Debian packages of these names).
 
-#![expect(clippy::unwrap_used, clippy::panic, reason = "tests")]
+#![expect(clippy::unwrap_used, reason = "tests")]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -196,7 +196,7 @@ async fn a_link_has_no_link_local_address_when_told_so() {
     host.set_mtu(link.index, 1400).await.unwrap();
     host.rename_link(link.index, "z").await.unwrap();
     host.set_state(link.index, AdminState::Up).await.unwrap();
-    tool("ip", &["-n", &b.name, "link", "set", "y", "up"]);
+    tool("ip", &["-n", b.name(), "link", "set", "y", "up"]);
     let link = host.wait_link("z", Duration::from_secs(1)).await.unwrap();
     assert_eq!(
         (link.mtu, link.mac),
@@ -216,14 +216,21 @@ async fn addresses_and_routes_move_to_another_link_and_back() {
     let (host, from, _pod, _) = pair(&a, &b).await;
     tool(
         "ip",
-        &["-n", &a.name, "link", "add", "br-phy", "type", "bridge"],
+        &["-n", a.name(), "link", "add", "br-phy", "type", "bridge"],
     );
-    tool("ip", &["-n", &a.name, "link", "set", "br-phy", "up"]);
+    tool("ip", &["-n", a.name(), "link", "set", "br-phy", "up"]);
     for address in ["192.0.2.10/24", "192.0.2.11/24", "2001:db8::10/64"] {
         tool(
             "ip",
             &[
-                "-n", &a.name, "addr", "add", address, "dev", "host", "nodad",
+                "-n",
+                a.name(),
+                "addr",
+                "add",
+                address,
+                "dev",
+                "host",
+                "nodad",
             ],
         );
     }
@@ -231,7 +238,7 @@ async fn addresses_and_routes_move_to_another_link_and_back() {
         "ip",
         &[
             "-n",
-            &a.name,
+            a.name(),
             "route",
             "add",
             "default",
@@ -245,7 +252,7 @@ async fn addresses_and_routes_move_to_another_link_and_back() {
         "ip",
         &[
             "-n",
-            &a.name,
+            a.name(),
             "route",
             "add",
             "198.51.100.0/24",
@@ -259,7 +266,7 @@ async fn addresses_and_routes_move_to_another_link_and_back() {
         "ip",
         &[
             "-n",
-            &a.name,
+            a.name(),
             "-6",
             "route",
             "add",

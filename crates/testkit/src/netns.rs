@@ -34,6 +34,12 @@ impl Scratch {
         Self { name }
     }
 
+    /// Its name, as `ip -n` takes it.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// Where it is mounted.
     #[must_use]
     pub fn path(&self) -> String {
