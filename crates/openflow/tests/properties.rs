@@ -194,3 +194,37 @@ fn tunnel_metadata_keeps_its_width_in_text() {
         }
     }
 }
+
+/// The weight 1 is what a select group means by saying none; any other group says it.
+#[test]
+fn a_bucket_keeps_its_weight_in_text() {
+    for kind in ["all", "select", "indirect", "ff"] {
+        for weight in ["", ",weight:0", ",weight:1", ",weight:7"] {
+            let text = format!("group_id=1,type={kind},bucket=bucket_id:0{weight},actions=drop");
+            let group: Group = text.parse().unwrap();
+            let unsaid = if kind == "select" { Some(1) } else { None };
+            let said = weight
+                .strip_prefix(",weight:")
+                .map(|weight| weight.parse().unwrap());
+            assert_eq!(group.buckets[0].weight, said.or(unsaid), "{text}");
+            assert_eq!(group.to_string().parse::<Group>().unwrap(), group, "{text}");
+        }
+    }
+}
+
+/// 65280 to 65287 of 16 bits were printed as their 32-bit numbers; and in decimals a number of 32 bits
+/// between 65280 and 65535 means a reserved port of OpenFlow 1.0.
+#[test]
+fn numbers_beside_the_reserved_ports_are_kept_in_text() {
+    for value in [0xfeff, 0xff00, 0xff01, 0xfff7, 0xfff8, 0xfffe, 0xffff] {
+        for field in [Field::InPort16, Field::InPort] {
+            let action = Action::SetField(MaskedField::exact(field, value).unwrap());
+            let text = action.to_string();
+            assert_eq!(text.parse::<Action>().unwrap(), action, "{text}");
+        }
+        let masked = MaskedField::masked(Field::InPort, value & 0xff00, 0xff00).unwrap();
+        let action = Action::SetField(masked);
+        let text = action.to_string();
+        assert_eq!(text.parse::<Action>().unwrap(), action, "{text}");
+    }
+}

@@ -54,7 +54,8 @@ impl fmt::Display for Group {
         }
         for bucket in &self.buckets {
             write!(f, ",bucket=bucket_id:{}", bucket.id.0)?;
-            if let Some(weight) = bucket.weight.filter(|weight| *weight != 1) {
+            let unsaid = default_weight(self.kind);
+            if let Some(weight) = bucket.weight.filter(|weight| Some(*weight) != unsaid) {
                 write!(f, ",weight:{weight}")?;
             }
             if let Some(port) = bucket.watch_port {
@@ -171,11 +172,14 @@ fn selection_fields(text: &str) -> Result<Vec<MaskedField>> {
     Ok(fields)
 }
 
+/// The weight of a bucket whose text says none: only select groups share by weight.
+fn default_weight(kind: GroupType) -> Option<u16> {
+    (kind == GroupType::Select).then_some(1)
+}
+
 fn bucket(text: &str, id: BucketId, kind: GroupType) -> Result<Bucket> {
     let mut result = Bucket::new(id, Vec::new());
-    if kind == GroupType::Select {
-        result.weight = Some(1);
-    }
+    result.weight = default_weight(kind);
     let (head, actions) = super::flow::split_actions(text);
     let mut rest = Vec::new();
     for item in items(head)? {

@@ -80,16 +80,31 @@ impl fmt::Display for Value<'_> {
                 Some((name, _, _)) => f.write_str(name),
                 None => write!(f, "{value:#x}/{mask:#x}"),
             },
-            Format::Port if exact => OfPort(low32(value)).fmt(f),
+            // In decimals these are the reserved ports of OpenFlow 1.0.
+            Format::Port if !exact || (0xff00..=0xffff).contains(&value) => {
+                hex(f, value, mask, exact)
+            }
+            Format::Port => OfPort(low32(value)).fmt(f),
             Format::Port16 if exact => {
-                OfPort::from_u16(u16::try_from(value).unwrap_or(u16::MAX)).fmt(f)
+                let short = u16::try_from(value).unwrap_or(u16::MAX);
+                match OfPort::from_u16(short).reserved_name() {
+                    Some(name) => f.write_str(name),
+                    None => short.fmt(f),
+                }
             }
             Format::PacketType if exact => write!(f, "({},{:#x})", value >> 16, value & 0xffff),
-            Format::Hex if exact => write!(f, "{value:#x}"),
-            Format::Hex | Format::PacketType => write!(f, "{value:#x}/{mask:#x}"),
+            Format::Hex | Format::PacketType => hex(f, value, mask, exact),
             _ if exact => write!(f, "{value}"),
             _ => write!(f, "{value}/{mask:#x}"),
         }
+    }
+}
+
+fn hex(f: &mut fmt::Formatter<'_>, value: u128, mask: u128, exact: bool) -> fmt::Result {
+    if exact {
+        write!(f, "{value:#x}")
+    } else {
+        write!(f, "{value:#x}/{mask:#x}")
     }
 }
 
@@ -201,7 +216,12 @@ pub(super) fn parse(field: Field, text: &str) -> Result<MaskedField> {
         Format::Ipv6 if !text.starts_with("0x") => prefix(text, 128, |part| {
             part.parse::<Ipv6Addr>().ok().map(Ipv6Addr::to_bits)
         })?,
-        Format::Port => plain(text, ones, |part| port(part).map(u128::from))?,
+        Format::Port => plain(text, ones, |part| {
+            if part.starts_with("0x") {
+                return number(part);
+            }
+            port(part).map(u128::from)
+        })?,
         Format::Port16 => plain(text, ones, |part| {
             let too_large = || ParseError::new(part, "does not fit 16 bits");
             match OfPort::from_reserved_name(part) {
