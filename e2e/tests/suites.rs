@@ -7,6 +7,7 @@ mod faults;
 mod reboot;
 mod refusals;
 mod removal;
+mod runtime;
 mod security;
 mod spoof;
 
@@ -24,6 +25,7 @@ pub fn all() -> Vec<Suite> {
         (Fixture::Dual, "dual_connectivity", connectivity::tests()),
         (Fixture::Dual, "spoof", spoof::tests()),
         (Fixture::Dual, "security", security::tests()),
+        (Fixture::Dual, "runtime", runtime::tests()),
         (Fixture::Dual, "refusals", refusals::tests()),
         (Fixture::Dual, "faults", faults::kill_tests()),
         (Fixture::Dual, "absence", faults::absence_tests()),
@@ -35,7 +37,7 @@ pub fn all() -> Vec<Suite> {
             connectivity::tests(),
         ),
         (Fixture::Kernel, "kernel_spoof", spoof::tests()),
-        (Fixture::Kernel, "kernel_faults", faults::kill_tests()),
+        (Fixture::Kernel, "kernel_faults", faults::kernel_tests()),
         (Fixture::Kernel, "kernel_reboot", reboot::tests()),
     ]
 }

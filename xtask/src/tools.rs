@@ -20,6 +20,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     binaries::kubernetes(&progress)?;
     binaries::helm(&progress)?;
     if !args.demo {
+        binaries::cnitool(&progress)?;
         kernel::build(&progress)?;
         carrick_testkit::python::install()?;
     }

@@ -16,102 +16,107 @@ pub(crate) use codec::{put_actions, read_actions};
 pub use ct::{Ct, CtZone, Nat, NatAddresses, NatHash, NatKind};
 pub use learn::{Learn, LearnFlags, LearnLimit, LearnSource, LearnSpec, LearnTarget};
 
-/// One action. Unknown ones are kept byte for byte.
+/// One action (OpenFlow 1.5.1 §7.2.6; `enum ofp_raw_action_type` in Open vSwitch's
+/// `lib/ofp-actions.c`). Unknown
+/// ones are kept byte for byte.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Action {
-    /// `output:port`. `max_len` counts for [`OfPort::CONTROLLER`] only; 0 otherwise.
+    /// `output:port` (`OFPAT_OUTPUT`). `max_len` counts for [`OfPort::CONTROLLER`] only; 0
+    /// otherwise.
     Output {
         /// Where to.
         port: OfPort,
         /// Bytes of the packet that go to the controller, 0xffff for all.
         max_len: u16,
     },
-    /// `output:reg1[0..15]`: to the port a field holds.
+    /// `output:reg1[0..15]` (`NXAST_OUTPUT_REG`, `NXAST_OUTPUT_REG2`): to the port a field holds.
     OutputField {
         /// The bits that hold the port.
         source: Subfield,
         /// Bytes of the packet that go to the controller, if it is that.
         max_len: u16,
     },
-    /// `output(port=…,max_len=…)`: a truncated copy.
+    /// `output(port=…,max_len=…)` (`NXAST_OUTPUT_TRUNC`): a truncated copy.
     OutputTruncated {
         /// Where to.
         port: OfPort,
         /// The most bytes that are sent.
         max_len: u32,
     },
-    /// `group:id`.
+    /// `group:id` (`OFPAT_GROUP`).
     Group(GroupId),
-    /// `meter:id`.
+    /// `meter:id` (`OFPAT_METER`).
     Meter(MeterId),
-    /// `set_queue:id`.
+    /// `set_queue:id` (`OFPAT_SET_QUEUE`).
     SetQueue(u32),
-    /// `pop_queue`.
+    /// `pop_queue` (`NXAST_POP_QUEUE`).
     PopQueue,
-    /// `set_field:value/mask->field`; what `load` and `mod_*` are, too.
+    /// `set_field:value/mask->field` (`OFPAT_SET_FIELD`); what `load` (`NXAST_REG_LOAD`) and
+    /// `mod_*` are, too.
     SetField(MaskedField),
-    /// `move:source->target`; both have as many bits.
+    /// `move:source->target` (`OFPAT_COPY_FIELD`, `NXAST_REG_MOVE`); both have as many bits.
     Move {
         /// Where bits are read.
         source: Subfield,
         /// Where they are written.
         target: Subfield,
     },
-    /// `push:field`: onto the stack.
+    /// `push:field` (`NXAST_STACK_PUSH`): onto the stack.
     Push(Subfield),
-    /// `pop:field`: from the stack.
+    /// `pop:field` (`NXAST_STACK_POP`): from the stack.
     Pop(Subfield),
-    /// `dec_ttl`; a packet whose TTL ends goes to controller 0.
+    /// `dec_ttl` (`OFPAT_DEC_NW_TTL`); a packet whose TTL ends goes to controller 0.
     DecTtl,
-    /// `dec_ttl(ids)`: a packet whose TTL ends goes to these controllers.
+    /// `dec_ttl(ids)` (`NXAST_DEC_TTL_CNT_IDS`): a packet whose TTL ends goes to these controllers.
     DecTtlIds(Vec<u16>),
-    /// `mod_nw_ttl:ttl`.
+    /// `mod_nw_ttl:ttl` (`OFPAT_SET_NW_TTL`).
     SetTtl(u8),
-    /// `push_vlan:ethertype`.
+    /// `push_vlan:ethertype` (`OFPAT_PUSH_VLAN`).
     PushVlan(u16),
-    /// `pop_vlan` or `strip_vlan`.
+    /// `pop_vlan` or `strip_vlan` (`OFPAT_POP_VLAN`).
     PopVlan,
-    /// `push_mpls:ethertype`.
+    /// `push_mpls:ethertype` (`OFPAT_PUSH_MPLS`).
     PushMpls(u16),
-    /// `pop_mpls:ethertype`.
+    /// `pop_mpls:ethertype` (`OFPAT_POP_MPLS`).
     PopMpls(u16),
-    /// `set_mpls_ttl:ttl`.
+    /// `set_mpls_ttl:ttl` (`OFPAT_SET_MPLS_TTL`).
     SetMplsTtl(u8),
-    /// `dec_mpls_ttl`.
+    /// `dec_mpls_ttl` (`OFPAT_DEC_MPLS_TTL`).
     DecMplsTtl,
-    /// `resubmit(port,table)`.
+    /// `resubmit(port,table)` (`NXAST_RESUBMIT_TABLE`).
     Resubmit(Resubmit),
-    /// `ct(…)`.
+    /// `ct(…)` (`NXAST_CT`).
     Ct(Box<Ct>),
-    /// `nat(…)` outside of `ct`: Open vSwitch refuses it, so it appears only as it came.
+    /// `nat(…)` (`NXAST_NAT`) outside of `ct`: Open vSwitch refuses it, so it appears only as it
+    /// came.
     Nat(Box<Nat>),
-    /// `ct_clear`.
+    /// `ct_clear` (`NXAST_CT_CLEAR`).
     CtClear,
-    /// `learn(…)`.
+    /// `learn(…)` (`NXAST_LEARN`, `NXAST_LEARN2`).
     Learn(Box<Learn>),
-    /// `conjunction(id,clause/clauses)`.
+    /// `conjunction(id,clause/clauses)` (`NXAST_CONJUNCTION`).
     Conjunction(Conjunction),
-    /// `controller(…)`.
+    /// `controller(…)` (`NXAST_CONTROLLER`, `NXAST_CONTROLLER2`).
     Controller(Box<Controller>),
-    /// `note:bytes`; as many bytes as fill the action: 6, 14, 22, …
+    /// `note:bytes` (`NXAST_NOTE`); as many bytes as fill the action: 6, 14, 22, …
     Note(Box<[u8]>),
-    /// `clone(…)`: done with a copy of the packet.
+    /// `clone(…)` (`NXAST_CLONE`): done with a copy of the packet.
     Clone(Vec<Action>),
-    /// `check_pkt_larger(bytes)->bit`.
+    /// `check_pkt_larger(bytes)->bit` (`NXAST_CHECK_PKT_LARGER`).
     CheckPacketLarger {
         /// The length that is compared with.
         bytes: u16,
         /// The bit that is written.
         target: Subfield,
     },
-    /// `multipath(…)`.
+    /// `multipath(…)` (`NXAST_MULTIPATH`).
     Multipath(Box<Multipath>),
-    /// `exit`: no further action.
+    /// `exit` (`NXAST_EXIT`): no further action.
     Exit,
-    /// `delete_field:field`, of tunnel metadata.
+    /// `delete_field:field` (`NXAST_DELETE_FIELD`), of tunnel metadata.
     DeleteField(Field),
-    /// `fin_timeout(…)`: timeouts of this flow after FIN or RST.
+    /// `fin_timeout(…)` (`NXAST_FIN_TIMEOUT`): timeouts of this flow after FIN or RST.
     FinTimeout {
         /// Idle timeout in seconds, 0 for unchanged.
         idle: u16,
@@ -122,7 +127,7 @@ pub enum Action {
     Unknown(Box<[u8]>),
 }
 
-/// `resubmit(port,table[,ct])`.
+/// `resubmit(port,table[,ct])` (`struct nx_action_resubmit`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Resubmit {
     /// The ingress port that is looked up; [`OfPort::IN_PORT`] for the packet's own.
@@ -133,7 +138,7 @@ pub struct Resubmit {
     pub tuple: ResubmitTuple,
 }
 
-/// Which addresses and ports a resubmitted packet is looked up with.
+/// Which addresses and ports a resubmitted packet is looked up with (`NXAST_RESUBMIT_TABLE_CT`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum ResubmitTuple {
     /// The packet's.
@@ -143,7 +148,8 @@ pub enum ResubmitTuple {
     Conntrack,
 }
 
-/// `conjunction(id,clause/clauses)`: the flow is one of `clauses` dimensions of a conjunction.
+/// `conjunction(id,clause/clauses)` (`struct nx_action_conjunction`): the flow is one of `clauses`
+/// dimensions of a conjunction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Conjunction {
     /// What `conj_id` will be when all dimensions match.
@@ -154,7 +160,8 @@ pub struct Conjunction {
     pub clauses: u8,
 }
 
-/// `controller(…)`: the packet goes to a controller as a packet-in.
+/// `controller(…)` (`struct nx_action_controller2`): the packet goes to a controller as a
+/// packet-in.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Controller {
     /// Bytes of the packet that are sent, 0xffff for all.
@@ -230,7 +237,8 @@ impl PacketInReason {
     }
 }
 
-/// `multipath(fields,basis,algorithm,links,arg,target)`: hashes the packet to one of several links.
+/// `multipath(fields,basis,algorithm,links,arg,target)` (`struct nx_action_multipath`): hashes the
+/// packet to one of several links.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Multipath {
     /// What is hashed.
@@ -397,24 +405,25 @@ impl Action {
     }
 }
 
-/// What a flow does with a packet: each instruction at most once, in the switch's order.
+/// What a flow does with a packet (OpenFlow 1.5.1 §7.2.5): each instruction at most once, in the
+/// switch's order.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub struct Instructions {
-    /// Done at once, in order.
+    /// Done at once, in order (`OFPIT_APPLY_ACTIONS`).
     pub apply: Vec<Action>,
-    /// `clear_actions`: empties the action set.
+    /// `clear_actions` (`OFPIT_CLEAR_ACTIONS`): empties the action set.
     pub clear: bool,
-    /// `write_actions(…)`: into the action set.
+    /// `write_actions(…)` (`OFPIT_WRITE_ACTIONS`): into the action set.
     pub write: Vec<Action>,
-    /// `write_metadata:value/mask`.
+    /// `write_metadata:value/mask` (`OFPIT_WRITE_METADATA`).
     pub metadata: Option<WriteMetadata>,
-    /// `goto_table:table`.
+    /// `goto_table:table` (`OFPIT_GOTO_TABLE`).
     pub goto: Option<TableId>,
     /// What this crate does not know: whole instructions with their headers.
     pub unknown: Vec<Box<[u8]>>,
 }
 
-/// `write_metadata:value/mask`.
+/// `write_metadata:value/mask` (OpenFlow 1.5.1 §7.2.5, `OFPIT_WRITE_METADATA`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct WriteMetadata {
     /// The value; no bits outside of the mask.

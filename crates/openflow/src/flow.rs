@@ -8,7 +8,8 @@ use crate::match_::Match;
 
 pub(crate) mod codec;
 
-/// A flow entry as it is wanted, or as a dump shows it less its counters.
+/// A flow entry as it is wanted, or as a dump shows it less its counters (OpenFlow 1.5.1 §7.3.4.2,
+/// `struct ofp_flow_mod`).
 ///
 /// Two flows with the same [`FlowKey`] cannot be in a switch at once.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -93,7 +94,7 @@ impl Flow {
     }
 }
 
-/// What makes a flow itself within a switch.
+/// What makes a flow itself within a switch (OpenFlow 1.5.1 §5.2: table, priority and match).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct FlowKey<'a> {
     /// The table.
@@ -151,7 +152,7 @@ pub enum FlowModCommand {
     DeleteStrict,
 }
 
-/// A flow modification.
+/// A flow modification (OpenFlow 1.5.1 §7.3.4.2, `struct ofp_flow_mod`).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FlowMod {
     /// What is done.

@@ -19,7 +19,7 @@ pub enum GroupType {
     FastFailover,
 }
 
-/// A group.
+/// A group (OpenFlow 1.5.1 §7.3.4.3, `struct ofp_group_mod`).
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Group {
     /// Its number.
@@ -92,7 +92,7 @@ impl Selection {
     }
 }
 
-/// A bucket of a group.
+/// A bucket of a group (OpenFlow 1.5.1 §7.3.4.3, `struct ofp_bucket`).
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Bucket {
     /// Its number within the group.
@@ -127,7 +127,7 @@ impl Bucket {
     }
 }
 
-/// A group modification.
+/// A group modification (`enum ofp_group_mod_command`).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum GroupMod {
     /// Adds a group that must not be there.
@@ -158,7 +158,7 @@ pub enum GroupMod {
     },
 }
 
-/// What the switch counted of a group.
+/// What the switch counted of a group (OpenFlow 1.5.1 §7.3.5, `struct ofp_group_stats`).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GroupStats {
     /// The group.

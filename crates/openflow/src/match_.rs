@@ -35,7 +35,7 @@ pub mod ct_state {
     pub const DNAT: u32 = 0x80;
 }
 
-/// One field of a match.
+/// One field of a match (OpenFlow 1.5.1 §7.2.3.2, an OXM TLV; ovs-fields(7)).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct MaskedField {
     field: Field,

@@ -102,81 +102,82 @@ pub(crate) mod kind {
     pub(crate) const BUNDLE_ADD_MESSAGE: u8 = 34;
 }
 
-/// A message without its transaction id. Unknown ones are kept.
+/// A message without its transaction id (OpenFlow 1.5.1 §7.1, `enum ofp_type`; Open vSwitch's `enum
+/// ofpraw`). Unknown ones are kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Message {
-    /// The first message of each side.
+    /// The first message of each side (`OFPT_HELLO`).
     Hello(Hello),
-    /// Something was refused.
+    /// Something was refused (`OFPT_ERROR`).
     Error(ErrorMessage),
-    /// Asks for its bytes back.
+    /// Asks for its bytes back (`OFPT_ECHO_REQUEST`).
     EchoRequest(Vec<u8>),
-    /// Gives them back.
+    /// Gives them back (`OFPT_ECHO_REPLY`).
     EchoReply(Vec<u8>),
-    /// Asks what the switch is.
+    /// Asks what the switch is (`OFPT_FEATURES_REQUEST`).
     FeaturesRequest,
-    /// What the switch is.
+    /// What the switch is (`OFPT_FEATURES_REPLY`).
     FeaturesReply(Features),
-    /// Asks for the configuration.
+    /// Asks for the configuration (`OFPT_GET_CONFIG_REQUEST`).
     GetConfigRequest,
-    /// The configuration.
+    /// The configuration (`OFPT_GET_CONFIG_REPLY`).
     GetConfigReply(SwitchConfig),
-    /// Sets the configuration.
+    /// Sets the configuration (`OFPT_SET_CONFIG`).
     SetConfig(SwitchConfig),
-    /// A packet, in the standard form.
+    /// A packet, in the standard form (`OFPT_PACKET_IN`).
     PacketIn(PacketIn),
-    /// A packet, in Open vSwitch's form.
+    /// A packet, in Open vSwitch's form (`NXT_PACKET_IN2`).
     PacketIn2(PacketIn2),
-    /// Continues a packet that was paused.
+    /// Continues a packet that was paused (`NXT_RESUME`).
     Resume(PacketIn2),
-    /// A flow went.
+    /// A flow went (`OFPT_FLOW_REMOVED`).
     FlowRemoved(FlowRemoved),
-    /// A port changed.
+    /// A port changed (`OFPT_PORT_STATUS`).
     PortStatus(PortStatus),
-    /// Sends a packet.
+    /// Sends a packet (`OFPT_PACKET_OUT`).
     PacketOut(PacketOut),
-    /// Changes flows.
+    /// Changes flows (`OFPT_FLOW_MOD`).
     FlowMod(FlowMod),
-    /// Changes groups.
+    /// Changes groups (`OFPT_GROUP_MOD`).
     GroupMod(GroupMod),
-    /// Changes meters.
+    /// Changes meters (`OFPT_METER_MOD`).
     MeterMod(MeterMod),
-    /// Asks for descriptions or statistics.
+    /// Asks for descriptions or statistics (`OFPT_MULTIPART_REQUEST`).
     MultipartRequest(MultipartRequest),
-    /// A part of the answer.
+    /// A part of the answer (`OFPT_MULTIPART_REPLY`).
     MultipartReply(MultipartReply),
-    /// Asks for an answer when all before it is done.
+    /// Asks for an answer when all before it is done (`OFPT_BARRIER_REQUEST`).
     BarrierRequest,
-    /// All before it is done.
+    /// All before it is done (`OFPT_BARRIER_REPLY`).
     BarrierReply,
-    /// Asks for a role.
+    /// Asks for a role (`OFPT_ROLE_REQUEST`).
     RoleRequest(Role),
-    /// The role.
+    /// The role (`OFPT_ROLE_REPLY`).
     RoleReply(Role),
-    /// Asks which asynchronous messages come.
+    /// Asks which asynchronous messages come (`OFPT_GET_ASYNC_REQUEST`).
     GetAsyncRequest,
-    /// Which asynchronous messages come.
+    /// Which asynchronous messages come (`OFPT_GET_ASYNC_REPLY`).
     GetAsyncReply(AsyncConfig),
-    /// Sets which asynchronous messages come.
+    /// Sets which asynchronous messages come (`OFPT_SET_ASYNC`).
     SetAsync(AsyncConfig),
-    /// Opens, closes, commits or discards a bundle.
+    /// Opens, closes, commits or discards a bundle (`OFPT_BUNDLE_CONTROL`).
     BundleControl(BundleControl),
-    /// Puts a message into a bundle.
+    /// Puts a message into a bundle (`OFPT_BUNDLE_ADD_MESSAGE`).
     BundleAdd(BundleAdd),
-    /// In which form packets come.
+    /// In which form packets come (`NXT_SET_PACKET_IN_FORMAT`).
     SetPacketInFormat(PacketInFormat),
-    /// By which number `controller` actions name this connection.
+    /// By which number `controller` actions name this connection (`NXT_SET_CONTROLLER_ID`).
     SetControllerId(u16),
-    /// Changes the mapping of Geneve options to tunnel metadata.
+    /// Changes the mapping of Geneve options to tunnel metadata (`NXT_TLV_TABLE_MOD`).
     TlvTableMod(TlvTableMod),
-    /// Asks for that mapping.
+    /// Asks for that mapping (`NXT_TLV_TABLE_REQUEST`).
     TlvTableRequest,
-    /// That mapping.
+    /// That mapping (`NXT_TLV_TABLE_REPLY`).
     TlvTableReply(TlvTable),
-    /// Forgets all connections of a zone.
+    /// Forgets all connections of a zone (`NXT_CT_FLUSH_ZONE`).
     CtFlushZone(u16),
-    /// Forgets connections by tuple and zone.
+    /// Forgets connections by tuple and zone (`NXT_CT_FLUSH`).
     CtFlush(CtFlush),
     /// What this crate does not know.
     Unknown {

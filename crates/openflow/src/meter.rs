@@ -6,7 +6,7 @@ use crate::id::MeterId;
 
 pub(crate) mod codec;
 
-/// What a meter's rates count.
+/// What a meter's rates count (`OFPMF_KBPS` or `OFPMF_PKTPS` of `enum ofp_meter_flags`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum MeterUnit {
     /// `kbps`.
@@ -15,7 +15,7 @@ pub enum MeterUnit {
     PacketsPerSecond,
 }
 
-/// A meter.
+/// A meter (OpenFlow 1.5.1 §7.3.4.5, `struct ofp_meter_mod`).
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Meter {
     /// Its number.
@@ -48,7 +48,7 @@ impl Meter {
     }
 }
 
-/// A band of a meter.
+/// A band of a meter (`struct ofp_meter_band_header`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Band {
     /// What it does.
@@ -59,7 +59,7 @@ pub struct Band {
     pub burst: u32,
 }
 
-/// What a band does with packets above its rate.
+/// What a band does with packets above its rate (`enum ofp_meter_band_type`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum BandType {
     /// Drops them.
@@ -68,7 +68,8 @@ pub enum BandType {
     DscpRemark(u8),
 }
 
-/// A meter modification. Open vSwitch refuses these in bundles: send them one by one.
+/// A meter modification (`enum ofp_meter_mod_command`). Open vSwitch refuses these in bundles: send
+/// them one by one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum MeterMod {
     /// Adds a meter that must not be there.
@@ -79,7 +80,7 @@ pub enum MeterMod {
     Delete(MeterId),
 }
 
-/// What the switch counted of a meter.
+/// What the switch counted of a meter (OpenFlow 1.5.1 §7.3.5, `struct ofp_meter_stats`).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MeterStats {
     /// The meter.

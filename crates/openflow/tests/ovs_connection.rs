@@ -6,6 +6,7 @@
     reason = "tests say what they expect"
 )]
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use carrick_openflow::connection::{BundleError, Config, Connection, Driver, PacketIns};
@@ -333,44 +334,61 @@ async fn hundred_thousand_flows_in_one_bundle() {
     assert_eq!(sum.flows, 100_000);
 }
 
+/// Killed at five moments from "nothing was sent" to "all was committed", while another client counts
+/// the switch's flows: they are all there or none of them is.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_switch_killed_within_a_bundle_has_all_or_nothing_and_is_restored() {
+    const FLOWS: u32 = 30_000;
     let mut ovs = start();
     let (connection, ..) = connect(&ovs).await;
-    let generation = connection.generation().unwrap();
+    let (observer, ..) = connect(&ovs).await;
     let mut desired = State {
-        flows: many(60_000),
+        flows: many(FLOWS),
         ..State::default()
     };
     desired.canonicalize();
-    let before = vec![
-        FlowMod::add(Flow {
-            table: TableId(9),
-            ..Flow::default()
-        })
-        .into(),
-    ];
-    connection.bundle(&before).await.unwrap();
-    let task = {
-        let (connection, desired) = (connection.clone(), desired.clone());
-        tokio::spawn(async move { connection.synchronize(&desired, &Learned::default()).await })
-    };
-    // In the middle: bytes are on their way, nothing is committed.
-    tokio::task::yield_now().await;
-    ovs.stop_vswitchd(Signal::SIGKILL).unwrap();
-    ovs.start_vswitchd().unwrap();
-    // It finds the new switch, which has nothing, and starts over by itself.
-    let report = timeout(LONG, task).await.unwrap().unwrap().unwrap();
-    assert!(
-        timeout(LONG, connection.connected())
+    for moment in [0, 20, 60, 120, 400].map(Duration::from_millis) {
+        let generation = connection.connected().await.unwrap();
+        let emptied = connection
+            .synchronize(&State::default(), &Learned::default())
+            .await;
+        emptied.unwrap();
+        let task = {
+            let (connection, desired) = (connection.clone(), desired.clone());
+            tokio::spawn(async move { connection.synchronize(&desired, &Learned::default()).await })
+        };
+        let watched = {
+            let observer = observer.clone();
+            tokio::spawn(async move {
+                let mut counts = BTreeSet::new();
+                while let Ok(sum) = observer.aggregate(FlowFilter::default()).await {
+                    counts.insert(sum.flows);
+                }
+                counts
+            })
+        };
+        // Where in its work the switch is when it dies is what differs between the rounds.
+        tokio::time::sleep(moment).await;
+        ovs.stop_vswitchd(Signal::SIGKILL).unwrap();
+        let counts = timeout(LONG, watched).await.unwrap().unwrap();
+        assert!(
+            counts.iter().all(|count| [0, FLOWS].contains(count)),
+            "killed after {moment:?}, seen before: {counts:?}"
+        );
+        ovs.start_vswitchd().unwrap();
+        // What was on its way finds the new switch, which has nothing, and starts over by itself. What was
+        // committed before is gone with the switch.
+        timeout(LONG, task).await.unwrap().unwrap().unwrap();
+        timeout(LONG, connection.reconnected(generation))
             .await
             .unwrap()
-            .unwrap()
-            > generation
-    );
-    assert!(report.generation > generation);
-    let dumped = connection.dump_state().await.unwrap();
-    assert!(diff(&dumped, &desired, &Learned::default()).is_empty());
+            .unwrap();
+        let again = connection.synchronize(&desired, &Learned::default()).await;
+        again.unwrap();
+        let dumped = connection.dump_state().await.unwrap();
+        assert!(diff(&dumped, &desired, &Learned::default()).is_empty());
+        timeout(LONG, observer.connected()).await.unwrap().unwrap();
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -89,7 +89,7 @@ pub fn switch_request() -> MonitorRequest {
         .indexed(Interface::TABLE, "name")
 }
 
-/// The row of table `Open_vSwitch`.
+/// The row of table `Open_vSwitch` (ovs-vswitchd.conf.db(5)).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OpenVSwitch {
     /// The row.

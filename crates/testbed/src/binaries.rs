@@ -1,6 +1,6 @@
-//! Programs built from Go modules of ours (`hack/kubernetes`, `hack/helm`), cached by content: the key
-//! is the hash of every input, so a fresh clone on a warm machine builds nothing and a changed version
-//! never runs an old binary.
+//! Programs built from Go modules of ours (`hack/kubernetes`, `hack/helm`, `hack/cnitool`), cached by
+//! content: the key is the hash of every input, so a fresh clone on a warm machine builds nothing and a
+//! changed version never runs an old binary.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -141,6 +141,20 @@ pub fn helm(progress: &Progress) -> Result<PathBuf> {
     let helm = build(&module, "helm", &builds, progress)?.join("helm");
     relink(&helm, &paths::bin()?.join("helm"))?;
     Ok(helm)
+}
+
+/// Builds `cnitool`, libcni's own caller of plugins, or finds it in the cache.
+///
+/// # Errors
+/// As [`kubernetes`].
+pub fn cnitool(progress: &Progress) -> Result<PathBuf> {
+    let module = paths::repository().join("hack/cnitool");
+    let builds = [Build {
+        output: "cnitool",
+        package: "github.com/containernetworking/cni/cnitool",
+        ldflags: "-s -w",
+    }];
+    Ok(build(&module, "cnitool", &builds, progress)?.join("cnitool"))
 }
 
 struct Build<'a> {

@@ -27,6 +27,20 @@ pub fn kill_tests() -> Vec<Test> {
     ]
 }
 
+/// The kernel goes on forwarding what is established while the switch is away.
+pub fn kernel_tests() -> Vec<Test> {
+    let mut tests = kill_tests();
+    tests.push((
+        "established_traffic_loses_nothing_when_the_switch_is_killed",
+        switch_killed_under_traffic,
+    ));
+    tests.push((
+        "established_traffic_loses_nothing_when_the_switch_pod_is_replaced",
+        switch_replaced_under_traffic,
+    ));
+    tests
+}
+
 /// What nodes depend on is away, or comes back as another.
 pub fn absence_tests() -> Vec<Test> {
     vec![
@@ -228,6 +242,50 @@ fn kill_switch(bed: &Bed) -> Result<()> {
         difference(&before, &after)
     );
     Ok(())
+}
+
+/// Breaks the switch of the first node while pods ping each other both ways, and waits until it is
+/// back with the agent's flows.
+fn under_traffic(bed: &Bed, interrupt: impl FnOnce(&str, &str) -> Result<()>) -> Result<()> {
+    let (a, c) = pair(bed)?;
+    let node = bed.node_name(0);
+    talk(bed, &a, &c)?;
+    bed.settled(node)?;
+    let before = program(bed, node)?;
+    let switch = bed.pod_on(node, "ovs")?;
+    let probers = [bed.prober(&a, &c)?, bed.prober(&c, &a)?];
+    interrupt(node, &switch)?;
+    bed.settled(node)?;
+    wait::until("the flows to be back", Duration::from_secs(30), || {
+        let after = program(bed, node)?;
+        ensure!(before == after, "{}", difference(&before, &after));
+        Ok(true)
+    })?;
+    for prober in probers {
+        prober.none_lost(bed)?;
+    }
+    talk(bed, &a, &c)
+}
+
+fn switch_killed_under_traffic(bed: &Bed) -> Result<()> {
+    under_traffic(bed, |node, switch| {
+        let daemon = || bed.node(node, "pidof ovs-vswitchd");
+        let before = daemon()?;
+        bed.kill_in_pod(node, switch, "ovs-vswitchd")?;
+        wait::until("another ovs-vswitchd", Duration::from_mins(1), || {
+            Ok(daemon()? != before && bed.pod_ready(switch)?)
+        })
+    })
+}
+
+fn switch_replaced_under_traffic(bed: &Bed) -> Result<()> {
+    under_traffic(bed, |node, switch| {
+        bed.kubectl(&["delete", "pod", "-n", NAMESPACE, switch])?;
+        wait::until("another switch pod", Duration::from_mins(2), || {
+            let now = bed.pod_on(node, "ovs")?;
+            Ok(now != switch && bed.pod_ready(&now)?)
+        })
+    })
 }
 
 fn api_server_away(bed: &Bed) -> Result<()> {

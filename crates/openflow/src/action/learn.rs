@@ -8,7 +8,7 @@ use crate::id::{Cookie, TableId};
 use crate::match_::codec::read_header;
 use crate::wire::{Put, Reader};
 
-/// `learn(…)`.
+/// `learn(…)` (`struct nx_action_learn`, `struct nx_action_learn2`).
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Learn {
     /// Idle timeout of the learned flow in seconds, 0 for none.
@@ -68,7 +68,7 @@ impl LearnFlags {
     }
 }
 
-/// `limit=…[,result_dst=…]`.
+/// `limit=…[,result_dst=…]` (`struct nx_action_learn2`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct LearnLimit {
     /// The most flows with this cookie in this table; 0 for no limit.
@@ -77,7 +77,7 @@ pub struct LearnLimit {
     pub result: Option<Subfield>,
 }
 
-/// One part of what a learned flow matches or does.
+/// One part of what a learned flow matches or does (`flow_mod_spec` of `struct nx_action_learn`).
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct LearnSpec {
     /// The number of bits, at most 2047.
@@ -88,7 +88,7 @@ pub struct LearnSpec {
     pub target: LearnTarget,
 }
 
-/// Where the bits of a learned flow come from.
+/// Where the bits of a learned flow come from (`NX_LEARN_SRC_*`).
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum LearnSource {
     /// The packet that is handled.
@@ -97,7 +97,7 @@ pub enum LearnSource {
     Value(Vec<u8>),
 }
 
-/// What the bits of a learned flow are for.
+/// What the bits of a learned flow are for (`NX_LEARN_DST_*`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum LearnTarget {
     /// The learned flow matches them.

@@ -3,7 +3,7 @@
 use crate::error::DecodeError;
 use crate::wire::{Put, Reader};
 
-/// The number of a bundle within a connection.
+/// The number of a bundle within a connection (OpenFlow 1.5.1 §7.3.9).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct BundleId(pub u32);
 
@@ -35,7 +35,7 @@ impl ControlType {
     pub const DISCARD_REPLY: Self = Self(7);
 }
 
-/// Opens, closes, commits or discards a bundle.
+/// Opens, closes, commits or discards a bundle (`struct ofp_bundle_ctrl_msg`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BundleControl {
     /// Which bundle.
@@ -66,7 +66,8 @@ impl BundleControl {
     }
 }
 
-/// Puts a message into a bundle. Its transaction id must be that of the message within.
+/// Puts a message into a bundle (`struct ofp_bundle_add_msg`). Its transaction id must be that of
+/// the message within.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BundleAdd {
     /// Which bundle.

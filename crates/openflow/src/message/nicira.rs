@@ -33,7 +33,7 @@ impl PacketInFormat {
     pub const NICIRA2: Self = Self(2);
 }
 
-/// A Geneve option that is known as tunnel metadata.
+/// A Geneve option that is known as tunnel metadata (`struct nx_tlv_map`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct TlvMap {
     /// The option's class.
@@ -46,7 +46,7 @@ pub struct TlvMap {
     pub index: u16,
 }
 
-/// The mapping of options to tunnel metadata.
+/// The mapping of options to tunnel metadata (`struct nx_tlv_table_reply`).
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct TlvTable {
     /// Bytes of values there is room for.
@@ -68,7 +68,7 @@ pub enum TlvCommand {
     Clear,
 }
 
-/// Changes the mapping.
+/// Changes the mapping (`struct nx_tlv_table_mod`).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TlvTableMod {
     /// What is done.
@@ -77,7 +77,8 @@ pub struct TlvTableMod {
     pub maps: Vec<TlvMap>,
 }
 
-/// One direction of a connection; what is `None` is not compared.
+/// One direction of a connection (`NXT_CT_TUPLE_*`); what is `None` is not
+/// compared.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct CtTuple {
     /// Source address.

@@ -8,7 +8,7 @@ use crate::id::{Cookie, OfPort, TableId};
 use crate::match_::Match;
 use crate::wire::{Put, Reader, padding};
 
-/// A packet in the standard form.
+/// A packet in the standard form (OpenFlow 1.5.1 §7.4.1, `struct ofp_packet_in`).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PacketIn {
     /// Bytes of the packet before it was cut.
@@ -71,7 +71,8 @@ mod property {
     pub(super) const CONTINUATION: u16 = 8;
 }
 
-/// A packet in Open vSwitch's form, with the user data of the action that sent it. Sent back as a
+/// A packet in Open vSwitch's form (`NXT_PACKET_IN2`, `enum nx_packet_in2_prop_type`), with the
+/// user data of the action that sent it. Sent back as a
 /// resume, it continues where it was paused.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PacketIn2 {
@@ -188,7 +189,7 @@ fn put_property(out: &mut Vec<u8>, kind: u16, value: &[u8]) -> Result<(), Encode
     Ok(())
 }
 
-/// Sends a packet.
+/// Sends a packet (OpenFlow 1.5.1 §7.3.6, `struct ofp_packet_out`).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PacketOut {
     /// Its metadata; at least the ingress port.
