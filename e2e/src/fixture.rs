@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
+use std::time::Instant;
 
 use anyhow::{Result, anyhow};
 use carrick_testbed::{NodeKind, Progress};
@@ -57,15 +58,19 @@ impl Fixture {
 }
 
 /// The clusters started so far. One runs at a time: two cores do not carry more.
-#[derive(Default)]
 pub struct Fixtures {
+    /// Since the first test: where the time goes.
+    progress: Progress,
     beds: Mutex<BTreeMap<Fixture, Result<Bed, String>>>,
 }
 
 impl Fixtures {
     /// No cluster yet.
     pub fn new() -> Self {
-        Self::default()
+        Self {
+            progress: Progress::stderr(),
+            beds: Mutex::default(),
+        }
     }
 
     /// Runs one test on its cluster; on failure tells where the logs are and what they end with.
@@ -95,12 +100,15 @@ impl Fixtures {
             Some(Err(error)) => return Err(format!("cluster {fixture:?} did not start: {error}")),
             None => return Err(format!("cluster {fixture:?} is gone")),
         };
+        let begun = Instant::now();
         let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| test(bed)))
             .unwrap_or_else(|panic| {
                 let text = panic.downcast_ref::<String>().map(String::as_str);
                 let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
                 Err(anyhow!("panicked: {}", text.unwrap_or("no message")))
             });
+        self.progress
+            .say(format!("{name}: {:.1} s", begun.elapsed().as_secs_f64()));
         result.map_err(|error| format!("{error:#}\n\n{}", bed.report(name)))
     }
 

@@ -66,6 +66,8 @@ fn libcni(bed: &Bed) -> Result<()> {
     waiting["spec"]["volumes"] = serde_json::json!([
         {"name": "never", "secret": {"secretName": "never"}}
     ]);
+    waiting["spec"]["containers"][0]["volumeMounts"] =
+        serde_json::json!([{"name": "never", "mountPath": "/never"}]);
     bed.apply(&waiting)?;
     let uid = bed.get("pod", Some(&namespace), "waiting")?["metadata"]["uid"]
         .as_str()
