@@ -68,7 +68,7 @@ impl Bed {
             },
             &progress,
         )?;
-        let images = Images::build(&cluster)?;
+        let images = Images::build(&cluster, &progress)?;
         let helm = carrick_testbed::binaries::helm(&progress)?;
         let mut bed = Self {
             cluster,
@@ -76,11 +76,14 @@ impl Bed {
             helm,
             portraits: BTreeMap::new(),
         };
+        progress.say("recording what the nodes are without Carrick");
         for node in bed.node_names() {
             let text = portrait::take(&bed, &node)?;
             bed.portraits.insert(node, text);
         }
+        progress.say("installing Carrick");
         bed.install().with_context(|| bed.report("installation"))?;
+        progress.say("the network is Ready");
         Ok(bed)
     }
 

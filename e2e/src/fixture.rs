@@ -64,15 +64,17 @@ pub struct Fixtures {
     beds: Mutex<BTreeMap<Fixture, Result<Bed, String>>>,
 }
 
-impl Fixtures {
+impl Default for Fixtures {
     /// No cluster yet.
-    pub fn new() -> Self {
+    fn default() -> Self {
         Self {
             progress: Progress::stderr(),
             beds: Mutex::default(),
         }
     }
+}
 
+impl Fixtures {
     /// Runs one test on its cluster; on failure tells where the logs are and what they end with.
     pub fn run(
         &self,

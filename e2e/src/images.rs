@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
-use carrick_testbed::Cluster;
+use carrick_testbed::{Cluster, Progress};
 use serde_json::Value;
 
 use crate::command::{root, succeed};
@@ -21,7 +21,8 @@ pub struct Images {
 
 impl Images {
     /// Builds (or finds) the images and loads them on every node of a cluster.
-    pub fn build(cluster: &Cluster) -> Result<Self> {
+    pub fn build(cluster: &Cluster, progress: &Progress) -> Result<Self> {
+        progress.say("building images");
         let mut command = Command::new(std::env::var_os("CARGO").unwrap_or("cargo".into()));
         command
             .current_dir(root())
@@ -32,6 +33,7 @@ impl Images {
             let archive = image["archive"]
                 .as_str()
                 .context("an image without an archive")?;
+            progress.say(format!("loading {archive}"));
             cluster.load_image(Path::new(archive))?;
             let reference = image["reference"]
                 .as_str()
@@ -47,6 +49,7 @@ impl Images {
                 other => bail!("an image named {other:?}"),
             }
         }
+        progress.say("loading agnhost");
         let agnhost = cluster.load_image(cluster.binaries().agnhost_image()?.path())?;
         let target = std::env::var_os("CARGO_TARGET_DIR")
             .map_or_else(|| root().join("target"), PathBuf::from);

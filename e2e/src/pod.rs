@@ -178,11 +178,10 @@ pub fn tcp(to: IpAddr) -> String {
     )
 }
 
-/// Script: an echo over UDP by agnhost.
+/// Script: an echo over UDP by agnhost. It ends with the answer: UDP itself has no end to wait for.
 pub fn udp(to: IpAddr) -> String {
-    let family = if to.is_ipv4() { "UDP4" } else { "UDP6" };
     format!(
-        "answer=$(echo -n 'echo carrick' | socat -t 10 -T 10 - {family}:{}:{UDP_PORT}); [ \"$answer\" = carrick ]",
-        bracket(to)
+        "exec 3<>/dev/udp/{to}/{UDP_PORT} && printf 'echo carrick' >&3 \
+         && answer=$(timeout 10 dd bs=64 count=1 status=none <&3) && [ \"$answer\" = carrick ]"
     )
 }

@@ -35,7 +35,12 @@ impl<'a> Prober<'a> {
     }
 
     /// Stops the pings; fails when any was lost.
-    pub fn none_lost(mut self, _bed: &Bed) -> Result<()> {
+    pub fn none_lost(self, bed: &Bed) -> Result<()> {
+        self.lost_at_most(bed, 0)
+    }
+
+    /// Stops the pings; fails when more than `most` were lost to one address.
+    pub fn lost_at_most(mut self, _bed: &Bed, most: u64) -> Result<()> {
         for (pid, file) in std::mem::take(&mut self.pings) {
             let script = format!(
                 "kill -INT {pid}; while kill -0 {pid} 2>/dev/null; do sleep 0.05; done; cat {file}; rm -f {file}"
@@ -55,7 +60,7 @@ impl<'a> Prober<'a> {
             );
             // The last request may still be on its way when the ping is stopped.
             ensure!(
-                sent > 0 && received + 1 >= sent,
+                sent > 0 && received + 1 + most >= sent,
                 "packets were lost: {summary}"
             );
         }

