@@ -21,9 +21,9 @@ impl<'a> Prober<'a> {
             node: from.node.clone(),
             pings: Vec::new(),
         };
-        for (index, address) in to.addresses.iter().enumerate() {
+        for address in &to.addresses {
             from.run(bed, &crate::pod::ping(*address))?;
-            let file = format!("/run/carrick-e2e-prober-{}-{index}", std::process::id());
+            let file = format!("/run/carrick-e2e-prober-{}-{address}", from.netns);
             let script = format!(
                 "setsid ip netns exec {} ping -n -i 0.1 -W 2 {address} > {file} 2>&1 < /dev/null & echo $!",
                 from.netns
