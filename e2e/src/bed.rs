@@ -7,8 +7,7 @@ use std::process::Output;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use carrick_testbed::{Cluster, ClusterSpec, Limit, Link, NodeKind, Progress, StartupTaint};
-use nix::sys::signal::Signal;
+use carrick_testbed::{Cluster, ClusterSpec, NodeKind, Progress, StartupTaint};
 use serde_json::{Value, json};
 
 use crate::command::{root, run, succeed};
@@ -17,6 +16,8 @@ use crate::pod::Pod;
 use crate::portrait;
 use crate::prober::Prober;
 use crate::wait;
+
+mod faults;
 
 /// Where Carrick's parts run.
 pub const NAMESPACE: &str = "carrick-system";
@@ -444,47 +445,6 @@ impl Bed {
             .sum())
     }
 
-    /// Sends SIGKILL to a process of a pod: the one whose command line holds `pattern`.
-    pub fn kill_in_pod(&self, node: &str, pod: &str, pattern: &str) -> Result<()> {
-        self.kill_in_pod_after(node, pod, pattern, "true")
-    }
-
-    /// The same, right after a command on the node: nobody acts in between.
-    pub fn kill_in_pod_after(
-        &self,
-        node: &str,
-        pod: &str,
-        pattern: &str,
-        command: &str,
-    ) -> Result<()> {
-        let uid = self.get("pod", Some(NAMESPACE), pod)?["metadata"]["uid"]
-            .as_str()
-            .unwrap_or_default()
-            .to_owned();
-        // By cgroup and command line: only that pod's own process can be meant.
-        let script = format!(
-            "for p in $(grep -l 'pod{uid}\\|pod{under}' /proc/[0-9]*/cgroup 2>/dev/null | cut -d/ -f3); do tr '\\0' ' ' < /proc/$p/cmdline | grep -q '{pattern}' && {command} && kill -KILL $p && exit 0; done; echo 'no such process' >&2; exit 1",
-            under = uid.replace('-', "_"),
-        );
-        self.node(node, &script).map(drop)
-    }
-
-    /// Kills process 1 of a pod's sandbox, so that the kubelet must make it again.
-    pub fn kill_sandbox(&self, node: &str, uid: &str) -> Result<()> {
-        let script = format!(
-            "for p in $(grep -l 'pod{uid}' /proc/[0-9]*/cgroup 2>/dev/null | cut -d/ -f3); do tr '\\0' ' ' < /proc/$p/cmdline | grep -q '^/usr/bin/pause' && kill -KILL $p && exit 0; done; echo 'no sandbox' >&2; exit 1"
-        );
-        self.node(node, &script).map(drop)
-    }
-
-    /// Whether a sandbox of the pod runs.
-    pub fn sandbox_runs(&self, node: &str, uid: &str) -> Result<bool> {
-        let script = format!(
-            "for p in $(grep -l 'pod{uid}' /proc/[0-9]*/cgroup 2>/dev/null | cut -d/ -f3); do tr '\\0' ' ' < /proc/$p/cmdline | grep -q '^/usr/bin/pause' && echo yes && exit 0; done; echo no"
-        );
-        Ok(self.node(node, &script)?.trim() == "yes")
-    }
-
     /// Addresses of each attachment a pod has, as its agent knows them.
     pub fn attachments_of(&self, node: &str, uid: &str) -> Result<Vec<Vec<IpAddr>>> {
         let all = self.agent_json(node, "/v1/attachments")?["attachments"].take();
@@ -564,50 +524,6 @@ impl Bed {
     /// Starts a stream of pings between two pods.
     pub fn prober(&self, from: &Pod, to: &Pod) -> Result<Prober<'_>> {
         Prober::start(self, from, to)
-    }
-
-    /// Stops the API server; etcd and the rest stay.
-    pub fn stop_api_server(&self) -> Result<()> {
-        self.cluster
-            .control_plane()
-            .stop_component("kube-apiserver", Signal::SIGKILL)
-    }
-
-    /// Starts it again.
-    pub fn start_api_server(&self) -> Result<()> {
-        self.cluster
-            .control_plane()
-            .start_component("kube-apiserver")?;
-        wait::until("the API server", Duration::from_mins(1), || {
-            self.kubectl(&["get", "--raw=/readyz"]).map(|_| true)
-        })
-    }
-
-    /// Restarts a node's kubelet, which registers the node again when its object is gone.
-    pub fn restart_kubelet(&self, node: &str) -> Result<()> {
-        let node = self.cluster.node(node)?;
-        node.stop_component("kubelet", Signal::SIGTERM)?;
-        node.start_component("kubelet")
-    }
-
-    /// Ends a node as a power failure does and starts it again with its disk.
-    pub fn restart_node(&self, node: &str) -> Result<()> {
-        self.cluster.restart_node(node)
-    }
-
-    /// Cuts a node's transport link.
-    pub fn cut_transport(&self, node: &str) -> Result<()> {
-        self.cluster.cut_link(node, Link::Transport)
-    }
-
-    /// Makes a node's transport link whole again.
-    pub fn restore_transport(&self, node: &str) -> Result<()> {
-        self.cluster.restore_link(node, Link::Transport)
-    }
-
-    /// Limits what reaches a node over its transport link.
-    pub fn limit_transport(&self, node: &str, limit: Limit) -> Result<()> {
-        self.cluster.limit_link(node, Link::Transport, limit)
     }
 
     /// The controller's address for agents: the leader's node address.

@@ -135,6 +135,17 @@ impl Pod {
     }
 }
 
+/// Two pods ping and ask each other over TCP, by every address.
+pub fn talk(bed: &Bed, a: &Pod, b: &Pod) -> Result<()> {
+    for (from, to) in [(a, b), (b, a)] {
+        for address in &to.addresses {
+            from.run(bed, &ping(*address))?;
+            from.run(bed, &tcp(*address))?;
+        }
+    }
+    Ok(())
+}
+
 /// The name under /run/netns of the namespace that holds `address`.
 fn find_netns(bed: &Bed, node: &str, address: IpAddr) -> Result<String> {
     let script = format!(

@@ -35,12 +35,12 @@ impl<'a> Prober<'a> {
     }
 
     /// Stops the pings; fails when any was lost.
-    pub fn none_lost(self, bed: &Bed) -> Result<()> {
-        self.lost_at_most(bed, 0)
+    pub fn none_lost(self) -> Result<()> {
+        self.lost_at_most(0)
     }
 
     /// Stops the pings; fails when more than `most` were lost to one address.
-    pub fn lost_at_most(mut self, _bed: &Bed, most: u64) -> Result<()> {
+    pub fn lost_at_most(mut self, most: u64) -> Result<()> {
         for (pid, file) in std::mem::take(&mut self.pings) {
             let script = format!(
                 "kill -INT {pid}; while kill -0 {pid} 2>/dev/null; do sleep 0.05; done; cat {file}; rm -f {file}"

@@ -90,7 +90,8 @@ fn test(cluster: &Cluster, programs: &[Program], args: &Args) -> Result<Vec<Stri
 fn build() -> Result<Vec<Program>> {
     let output = Command::new(std::env::var_os("CARGO").unwrap_or("cargo".into()))
         .current_dir(crate::root())
-        .args(["test", "--workspace", "--no-run", "--test", "ovs_*"])
+        .args(["test", "--workspace", "--locked", "--no-run"])
+        .args(["--test", "ovs_*"])
         .arg("--message-format=json-render-diagnostics")
         .stderr(Stdio::inherit())
         .output()

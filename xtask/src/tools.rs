@@ -9,7 +9,7 @@ use carrick_testbed::{Progress, binaries, kernel, paths};
 /// Arguments of `tools`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Only what the demo needs: neither the kernel of kernel nodes nor Python peers.
+    /// Only what the demo needs: neither cnitool, nor the kernel of kernel nodes, nor Python peers.
     #[arg(long)]
     demo: bool,
 }

@@ -1,6 +1,7 @@
 //! Runs programs and puts what they say into the error.
 
 use std::ffi::OsStr;
+use std::fs::File;
 use std::io::Write as _;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
@@ -47,6 +48,37 @@ fn finish(command: &Command, output: &Output) -> Result<String> {
         bail!("{}: {}: {said}", line(command), output.status);
     }
     Ok(out.into_owned())
+}
+
+/// Starts a machine's first process: in a session of its own and no child of ours, so that it outlives
+/// us and leaves no zombie; with nothing of our environment, saying what it says into a log.
+pub fn detached(program: &str, log: &Path, arguments: impl FnOnce(&mut Command)) -> Result<()> {
+    let file = File::options()
+        .create(true)
+        .append(true)
+        .open(log)
+        .with_context(|| format!("open {}", log.display()))?;
+    let mut command = Command::new("setsid");
+    command.args(["--fork", program]);
+    arguments(&mut command);
+    command
+        .env_clear()
+        .env(
+            "PATH",
+            "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+        )
+        .env("HOME", "/root")
+        .current_dir("/")
+        .stdin(Stdio::null())
+        .stdout(file.try_clone()?)
+        .stderr(file);
+    let status = command
+        .status()
+        .with_context(|| format!("start {}", line(&command)))?;
+    if !status.success() {
+        bail!("{}: {status}", line(&command));
+    }
+    Ok(())
 }
 
 /// The command as a person would type it.

@@ -11,7 +11,7 @@ use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -172,11 +172,6 @@ impl Guest {
         logs: &Path,
     ) -> Result<()> {
         let console = logs.join("console.log");
-        let log = File::options()
-            .create(true)
-            .append(true)
-            .open(&console)
-            .with_context(|| format!("open {}", console.display()))?;
         let state = self.machine.state().display();
         let mut words = vec![
             format!("mem={MEMORY}"),
@@ -202,30 +197,15 @@ impl Guest {
             ));
         }
         words.extend(["--".to_owned(), format!("{state}/init.sh")]);
-        // A session of its own, and no child of ours: it outlives us and we leave no zombie.
-        let mut command = Command::new("setsid");
-        command
-            .args(["--fork", "bash"])
-            .args([self.file("launch.sh"), self.machine.state().to_path_buf()])
-            .arg(names::fabric(self.machine.cluster()))
-            .arg(self.processor(number)?.to_string())
-            .args([&kernel.preload, &kernel.program])
-            .args(words)
-            .env_clear()
-            .env(
-                "PATH",
-                "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-            )
-            .env("HOME", "/root")
-            .current_dir("/")
-            .stdin(Stdio::null())
-            .stdout(log.try_clone()?)
-            .stderr(log);
-        let status = command
-            .status()
-            .with_context(|| format!("start {}", exec::line(&command)))?;
-        ensure!(status.success(), "{}: {status}", exec::line(&command));
-        Ok(())
+        let processor = self.processor(number)?.to_string();
+        exec::detached("bash", &console, |command| {
+            command
+                .args([self.file("launch.sh"), self.machine.state().to_path_buf()])
+                .arg(names::fabric(self.machine.cluster()))
+                .arg(processor)
+                .args([&kernel.preload, &kernel.program])
+                .args(words);
+        })
     }
 
     fn wait_console(&self, logs: &Path, progress: &Progress) -> Result<()> {

@@ -7,7 +7,7 @@
 use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
@@ -137,50 +137,24 @@ impl Machine {
                 .chain([(log.to_path_buf(), "/var/log")]),
         )?;
         let log_file = log.join("init.log");
-        let log = fs::File::options()
-            .create(true)
-            .append(true)
-            .open(&log_file)
-            .with_context(|| format!("open {}", log_file.display()))?;
-        // A session of its own, and no child of ours: it outlives us and we leave no zombie.
-        let mut command = Command::new("setsid");
-        command
-            .args([
-                "--fork",
-                "nsenter",
-                &format!("--net=/run/netns/{}", self.netns()),
-                "--",
-            ])
-            .args([
-                "unshare",
-                "--mount",
-                "--pid",
-                "--fork",
-                "--uts",
-                "--ipc",
-                "--propagation",
-                "private",
-                "--",
-            ])
-            .arg("bash")
-            .args([self.state.join("init.sh"), self.state.clone()])
-            .arg(&self.name)
-            .env_clear()
-            .env(
-                "PATH",
-                "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-            )
-            .env("HOME", "/root")
-            .current_dir("/")
-            .stdin(Stdio::null())
-            .stdout(log.try_clone()?)
-            .stderr(log);
-        let status = command
-            .status()
-            .with_context(|| format!("start {}", exec::line(&command)))?;
-        if !status.success() {
-            bail!("{}: {status}", exec::line(&command));
-        }
+        exec::detached("nsenter", &log_file, |command| {
+            command
+                .args([&format!("--net=/run/netns/{}", self.netns()), "--"])
+                .args([
+                    "unshare",
+                    "--mount",
+                    "--pid",
+                    "--fork",
+                    "--uts",
+                    "--ipc",
+                    "--propagation",
+                    "private",
+                    "--",
+                ])
+                .arg("bash")
+                .args([self.state.join("init.sh"), self.state.clone()])
+                .arg(&self.name);
+        })?;
         progress
             .wait(&format!("process 1 of {}", self.name), DEADLINE, || {
                 Ok(self

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use carrick_e2e::bed::{Bed, NAMESPACE};
-use carrick_e2e::pod::{self, Pod};
+use carrick_e2e::pod::{self, Pod, talk};
 use carrick_e2e::wait;
 use serde_json::json;
 
@@ -72,16 +72,6 @@ fn pair(bed: &Bed) -> Result<(Pod, Pod)> {
         Pod::create(bed, &namespace, "a", bed.node_name(0))?,
         Pod::create(bed, &namespace, "c", bed.node_name(1))?,
     ))
-}
-
-fn talk(bed: &Bed, a: &Pod, c: &Pod) -> Result<()> {
-    for (from, to) in [(a, c), (c, a)] {
-        for address in &to.addresses {
-            from.run(bed, &pod::ping(*address))?;
-            from.run(bed, &pod::tcp(*address))?;
-        }
-    }
-    Ok(())
 }
 
 /// Flows, groups and meters with their durations and counters: what a rewrite would reset.
@@ -190,7 +180,7 @@ fn kill_agent(bed: &Bed) -> Result<()> {
     let agent = bed.agent_pod(node)?;
     let prober = bed.prober(&a, &c)?;
     kill(bed, node, &agent, "carrick agent")?;
-    prober.none_lost(bed)?;
+    prober.none_lost()?;
     bed.wait_agent(node, Duration::from_secs(90))?;
     let namespace = bed.namespace("faults")?;
     let fresh = Pod::create(bed, &namespace, "after-agent", node)?;
@@ -203,7 +193,7 @@ fn kill_controller(bed: &Bed) -> Result<()> {
     let (leader, node) = bed.leader("carrick-controller")?;
     let prober = bed.prober(&a, &c)?;
     kill(bed, &node, &leader, "carrick controller")?;
-    prober.none_lost(bed)?;
+    prober.none_lost()?;
     let namespace = bed.namespace("faults")?;
     let fresh = Pod::create(bed, &namespace, "after-controller", bed.node_name(0))?;
     talk(bed, &fresh, &c)?;
@@ -216,7 +206,7 @@ fn kill_operator(bed: &Bed) -> Result<()> {
     let before = bed.operand_revisions()?;
     let prober = bed.prober(&a, &c)?;
     kill(bed, &node, &operator, "carrick operator")?;
-    prober.none_lost(bed)?;
+    prober.none_lost()?;
     bed.wait_ready(Duration::from_mins(2))?;
     ensure!(
         before == bed.operand_revisions()?,
@@ -268,9 +258,9 @@ fn under_traffic(bed: &Bed, interrupt: impl FnOnce(&str, &str) -> Result<()>) ->
         ensure!(before == after, "{}", difference(&before, &after));
         Ok(true)
     })?;
-    within.none_lost(bed).context("within the node")?;
+    within.none_lost().context("within the node")?;
     for prober in across {
-        let kept = prober.lost_at_most(bed, LOST_AT_A_START);
+        let kept = prober.lost_at_most(LOST_AT_A_START);
         kept.context("across nodes")?;
     }
     talk(bed, &a, &c)?;

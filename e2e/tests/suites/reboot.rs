@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use carrick_e2e::bed::Bed;
-use carrick_e2e::pod::{self, Pod};
+use carrick_e2e::pod::{Pod, talk};
 use carrick_e2e::wait;
 
 use crate::Test;
@@ -23,16 +23,6 @@ pub fn tests() -> Vec<Test> {
 /// The agent's saved commit, and where a copy of it outlives a reboot.
 const COMMIT: &str = "/run/carrick/commit.json";
 const COPY: &str = "/var/lib/kubelet/carrick-e2e-commit.json";
-
-fn talk(bed: &Bed, a: &Pod, b: &Pod) -> Result<()> {
-    for (from, to) in [(a, b), (b, a)] {
-        for address in &to.addresses {
-            from.run(bed, &pod::ping(*address))?;
-            from.run(bed, &pod::tcp(*address))?;
-        }
-    }
-    Ok(())
-}
 
 /// Reboots a node and waits until its switch and agent, started again, are Ready.
 fn reboot(bed: &Bed, node: &str) -> Result<()> {

@@ -12,6 +12,9 @@ use carrick_testbed::{Progress, binaries};
 
 use crate::Test;
 
+/// The sandbox's network namespace.
+const NETNS: &str = "cnitool";
+
 pub fn tests() -> Vec<Test> {
     vec![("libcni_adds_checks_collects_and_deletes", libcni)]
 }
@@ -24,7 +27,6 @@ struct Runtime<'a> {
     program: &'a Path,
     /// `CNI_ARGS` as a kubelet's runtime gives them.
     arguments: String,
-    netns: &'a str,
 }
 
 impl Runtime<'_> {
@@ -37,10 +39,9 @@ impl Runtime<'_> {
         ];
         lines.extend(commands.iter().map(|command| {
             format!(
-                "CNI_PATH=/opt/cni/bin CNI_ARGS={} {} {command} carrick /run/netns/{}",
+                "CNI_PATH=/opt/cni/bin CNI_ARGS={} {} {command} carrick /run/netns/{NETNS}",
                 quote(&self.arguments),
                 quote(&self.program.to_string_lossy()),
-                self.netns
             )
         }));
         lines.push(script.to_owned());
@@ -59,7 +60,7 @@ fn libcni(bed: &Bed) -> Result<()> {
     let program = binaries::cnitool(&Progress::stderr())?;
     let namespace = bed.namespace("runtime")?;
     let node = bed.node_name(0);
-    let peer = Pod::create(bed, &namespace, "peer", bed.node_name(1))?;
+    let peer = Pod::create(bed, &namespace, "peer", node)?;
     // The kubelet waits for the Secret before it asks for a sandbox: the pod's record comes, its
     // sandbox is ours to make.
     let mut waiting = pod::manifest(bed, &namespace, "waiting", node);
@@ -73,7 +74,6 @@ fn libcni(bed: &Bed) -> Result<()> {
         .as_str()
         .context("the pod has no UID")?
         .to_owned();
-    let netns = "cnitool";
     let runtime = Runtime {
         bed,
         node,
@@ -82,13 +82,12 @@ fn libcni(bed: &Bed) -> Result<()> {
             "IgnoreUnknown=1;K8S_POD_NAMESPACE={namespace};K8S_POD_NAME=waiting;\
              K8S_POD_INFRA_CONTAINER_ID=cnitool;K8S_POD_UID={uid}"
         ),
-        netns,
     };
-    bed.node(node, &format!("ip netns add {netns}"))?;
+    bed.node(node, &format!("ip netns add {NETNS}"))?;
     let tried = converse(&runtime, &peer, &uid);
     bed.node(
         node,
-        &format!("ip netns del {netns}; rm -rf /run/cnitool-cache"),
+        &format!("ip netns del {NETNS}; rm -rf /run/cnitool-cache"),
     )?;
     bed.kubectl(&["delete", "pod", "-n", &namespace, "waiting", "--force"])?;
     peer.delete(bed)?;
@@ -102,10 +101,7 @@ fn converse(runtime: &Runtime<'_>, peer: &Pod, uid: &str) -> Result<()> {
     ensure!(added["cniVersion"] == "1.1.0", "ADD spoke {added}");
     ensure!(runtime.attached(uid)?, "the agent knows no such attachment");
     let target = peer.addresses.first().context("the peer has no address")?;
-    let ping = format!(
-        "ip netns exec {} ping -n -c 2 -W 10 {target}",
-        runtime.netns
-    );
+    let ping = format!("ip netns exec {NETNS} {}", pod::ping(*target));
     // The sandbox's first packets may meet duplicate address detection.
     wait::until("the sandbox to talk", Duration::from_secs(30), || {
         runtime.bed.node(runtime.node, &ping).map(|_| true)
@@ -113,10 +109,9 @@ fn converse(runtime: &Runtime<'_>, peer: &Pod, uid: &str) -> Result<()> {
     runtime.run(&["check"], "").context("CHECK")?;
 
     // Who breaks a sandbox is told what is wrong with it.
-    let netns = runtime.netns;
     let broken = runtime.run(
         &[],
-        &format!("ip -n {netns} link set eth0 down; ip -n {netns} address flush dev eth0"),
+        &format!("ip -n {NETNS} link set eth0 down; ip -n {NETNS} address flush dev eth0"),
     );
     broken.context("break the sandbox")?;
     let Err(error) = runtime.run(&["check"], "") else {
@@ -128,15 +123,21 @@ fn converse(runtime: &Runtime<'_>, peer: &Pod, uid: &str) -> Result<()> {
         "CHECK does not say what is wrong: {said}"
     );
 
-    // GC with nothing valid: this attachment goes, the node's pods stay.
+    // libcni deletes what its cache knows and names nothing as valid: the agent takes that for no list, so
+    // the node's pods stay.
     runtime.run(&["gc"], "").context("GC")?;
     ensure!(!runtime.attached(uid)?, "GC left the attachment");
+    ensure!(
+        runtime.attached(&peer.uid)?,
+        "GC took another pod's attachment"
+    );
+    runtime.bed.node(runtime.node, &pod::ping(*target))?;
     runtime
         .run(&["del", "del"], "")
         .context("DEL of what is gone")?;
     let left = runtime.bed.node(
         runtime.node,
-        &format!("ip -n {netns} -o link show eth0 || true"),
+        &format!("ip -n {NETNS} -o link show eth0 || true"),
     )?;
     ensure!(left.trim().is_empty(), "left in the sandbox: {left}");
     Ok(())
