@@ -17,6 +17,7 @@
 //! Nft::new(memory_file)                 sync("inet", "carrick", Some(text)), list
 //! flush_connections(None, addresses)    the host's own (zone 0) connection entries
 //! disable_tx_checksum(&namespace, link) pods of the userspace datapath
+//! ping({addresses}, id, limit)          which of them answer
 //! ```
 //!
 //! Tasks: one per [`Netlink`] socket; it ends when the last clone is dropped. Threads: one per
@@ -32,6 +33,7 @@ mod namespace;
 mod neighbour;
 mod netlink;
 mod nft;
+mod ping;
 mod raw;
 mod route;
 mod sysctl;
@@ -46,5 +48,6 @@ pub use namespace::{Namespace, NamespaceError};
 pub use neighbour::Neighbour;
 pub use netlink::{Netlink, NetlinkError, Outcome};
 pub use nft::{Applied, Nft, NftError};
+pub use ping::ping;
 pub use route::{Route, RouteOrigin};
 pub use sysctl::{SysctlError, Sysctls};

@@ -444,6 +444,39 @@ async fn connections_of_an_address_are_removed_and_others_stay() {
 }
 
 #[tokio::test]
+async fn pings_are_answered_by_those_who_are_there() {
+    let (a, b) = (Scratch::new(), Scratch::new());
+    let (host, host_link, peer, peer_link) = pair(&a, &b).await;
+    for address in ["10.7.0.1/24", "fd07::1/64"] {
+        host.add_address(host_link, net(address)).await.unwrap();
+    }
+    for address in ["10.7.0.2/24", "fd07::2/64"] {
+        peer.add_address(peer_link, net(address)).await.unwrap();
+    }
+    let here: BTreeSet<IpAddr> = ["10.7.0.2", "fd07::2"].map(ip).into();
+    let mut targets = here.clone();
+    // On the link and not there; without a route.
+    targets.extend(["10.7.0.3", "192.0.2.1", "fd07::3", "2001:db8::1"].map(ip));
+    let namespace = open(&a);
+    let ask = move || {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        // Duplicate address detection may still hold an IPv6 address back.
+        let end = std::time::Instant::now() + Duration::from_secs(20);
+        loop {
+            let answered = carrick_node::ping(&targets, 7, Duration::from_millis(500));
+            let answered = runtime.block_on(answered).unwrap();
+            if answered.len() >= 2 || std::time::Instant::now() > end {
+                return answered;
+            }
+        }
+    };
+    assert_eq!(namespace.run(ask).await.unwrap(), here);
+}
+
+#[tokio::test]
 async fn a_namespace_that_is_gone_is_told_apart() {
     let scratch = Scratch::new();
     let path = scratch.path();
