@@ -37,7 +37,10 @@ pub async fn run(node: Arc<Node>, client: Client, shutdown: CancellationToken) {
     let mut failures = 0_u32;
     loop {
         let report = reports.borrow_and_update().clone();
-        let status = status(&report, &mut conditions, Timestamp::now());
+        let status = AgentInfoStatus {
+            pod: node.pod.clone(),
+            ..status(&report, &mut conditions, Timestamp::now())
+        };
         let pause = if written.as_ref() == Some(&status) {
             None
         } else {
@@ -119,6 +122,7 @@ pub fn status(report: &Report, conditions: &mut Vec<Condition>, now: Timestamp) 
     }
     let count = |number: usize| i32::try_from(number).unwrap_or(i32::MAX);
     AgentInfoStatus {
+        pod: String::new(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         switch_version: report.switch_version.clone().unwrap_or_default(),
         datapath: report.datapath.map(|datapath| match datapath {

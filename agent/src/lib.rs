@@ -15,6 +15,7 @@
 //! | `stream` | controller addresses, address changes, `realized`, the report | committed records, quarantine | with the token |
 //! | `controllers` | EndpointSlices | controller addresses, on disk as well | with the token |
 //! | `readiness` | the report | CNI files, condition `Ready` | with the token |
+//! | `peers` | the other nodes' routes, their answers to pings | condition `PeersReachable` | with the token |
 //! | `info` | the report | `AgentInfo` | with the token |
 //! | `cni`, `collect` | the plugin's socket; sandboxes that are gone | attachments, requests to the programmer | with the token, after open commands |
 //! | `http`, `socket` | read-only requests | JSON, health, metrics | last |
@@ -46,6 +47,7 @@ pub mod metrics;
 pub mod node;
 pub mod pass;
 pub mod paths;
+pub mod peers;
 pub mod plan;
 pub mod podnetwork;
 pub mod portmap;
@@ -70,6 +72,9 @@ pub struct Args {
     /// Name of this node.
     #[arg(long, env = "NODE_NAME")]
     pub node_name: String,
+    /// Name of this pod; empty outside one.
+    #[arg(long, env = "POD_NAME", default_value = "")]
+    pub pod_name: String,
     /// The effective configuration.
     #[arg(long, default_value = carrick_api::names::path::CONFIG_FILE)]
     pub config: PathBuf,

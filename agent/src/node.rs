@@ -34,6 +34,8 @@ pub struct Realized {
 pub struct Node {
     /// Name of this node.
     pub name: String,
+    /// Name of the agent's pod; empty outside one.
+    pub pod: String,
     /// The effective configuration.
     pub config: EffectiveConfig,
     /// Where files are.

@@ -30,7 +30,9 @@ use crate::programmer::Programmer;
 use crate::records::RecordStore;
 use crate::status::{Board, Fact};
 use crate::stream::StreamInputs;
-use crate::{Args, Command, api, controllers, info as agentinfo, metrics, readiness, stream};
+use crate::{
+    Args, Command, api, controllers, info as agentinfo, metrics, peers, readiness, stream,
+};
 
 /// How long tasks may take to end; then the agent ends without them.
 const ENDING: Duration = Duration::from_secs(15);
@@ -58,7 +60,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
             crate::cleanup::run(&args.node_name, config.ok().as_ref(), &paths, shutdown).await
         }
         None => {
-            Agent::open(&args.node_name, config?, paths)?
+            Agent::open((&args.node_name, &args.pod_name), config?, paths)?
                 .run(shutdown)
                 .await
         }
@@ -76,7 +78,7 @@ struct Agent {
 
 impl Agent {
     fn open(
-        name: &str,
+        (name, pod): (&str, &str),
         config: carrick_api::effective::EffectiveConfig,
         paths: Paths,
     ) -> anyhow::Result<Self> {
@@ -133,6 +135,7 @@ impl Agent {
         );
         let node = Arc::new(Node {
             name: name.to_owned(),
+            pod: pod.to_owned(),
             config,
             paths,
             boot_id,
@@ -206,6 +209,8 @@ impl Agent {
             "readiness",
             readiness::run(Arc::clone(&node), health, until),
         ));
+        let until = token.clone();
+        tasks.spawn(named("peers", peers::run(Arc::clone(&node), until)));
         let until = token.clone();
         tasks.spawn(named(
             "kubernetes",

@@ -9,7 +9,7 @@ use std::time::Duration;
 use carrick_api::names::{OPERATOR_FIELD_MANAGER, object};
 use carrick_k8s::client::{CallError, REQUEST_TIMEOUT, timely};
 use k8s_openapi::ByteString;
-use k8s_openapi::api::apps::v1::{DaemonSet, Deployment};
+use k8s_openapi::api::apps::v1::{ControllerRevision, DaemonSet, Deployment};
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{ConfigMap, Node, Pod, Secret, Service};
 use k8s_openapi::api::networking::v1::ServiceCIDR;
@@ -98,7 +98,8 @@ impl Cluster {
         }
     }
 
-    async fn live(&self, id: &Id) -> Result<Option<Value>> {
+    /// An operand as it is; none that is not there.
+    pub async fn live(&self, id: &Id) -> Result<Option<Value>> {
         let api = self.api(id.kind);
         let found = timely("get", REQUEST_TIMEOUT, api.get_opt(&id.name))
             .await
@@ -265,6 +266,34 @@ impl Cluster {
                 .await
                 .map_err(read(object::SWITCH))?,
         ))
+    }
+
+    /// Revisions of the DaemonSets' templates: a handful, however many nodes there are.
+    pub async fn revisions(&self) -> Result<Vec<ControllerRevision>> {
+        let api: Api<ControllerRevision> = Api::namespaced(self.client.clone(), &self.namespace);
+        let params =
+            ListParams::default().labels(&format!("{MANAGED_BY}={OPERATOR_FIELD_MANAGER}"));
+        let list = timely("list", REQUEST_TIMEOUT, api.list(&params))
+            .await
+            .map_err(ClusterError::new("list", "ControllerRevisions"))?;
+        Ok(list.items)
+    }
+
+    /// Deletes a pod of ours, if it is still the one with this UID.
+    pub async fn delete_pod(&self, name: &str, uid: &str) -> Result<()> {
+        let api: Api<Pod> = Api::namespaced(self.client.clone(), &self.namespace);
+        let params = DeleteParams {
+            preconditions: Some(Preconditions {
+                uid: Some(uid.to_owned()),
+                resource_version: None,
+            }),
+            ..DeleteParams::default()
+        };
+        match timely("delete", REQUEST_TIMEOUT, api.delete(name, &params)).await {
+            Ok(_) => Ok(()),
+            Err(error) if matches!(error.status(), Some(404 | 409)) => Ok(()),
+            Err(source) => Err(ClusterError::new("delete", format!("Pod {name}"))(source)),
+        }
     }
 
     /// Every pod of the cluster (for a removal only), a page at a time, kept as `keep` says.

@@ -307,6 +307,7 @@ impl Effective {
                 taint: Some(self.taint),
                 taint_key: Some(self.taint_key.clone()),
             }),
+            rollout: Some(crate::rollout::observe::shown(spec.rollout.as_ref())),
             acknowledge: Some(spec.acknowledge.clone().unwrap_or_default()),
         }
     }

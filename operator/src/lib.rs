@@ -4,8 +4,9 @@
 //! ```text
 //! core     facts ─► provider ─► effective ─► validate, safety ─► render ─► drift, plan
 //!          pods, workloads ─► diagnose, progress ─► report (conditions)      removal (next step)
+//!          pods, revisions, last good render ─► rollout (next step)
 //! drivers  cluster (reads facts, applies, prunes)    ca (certificates)    crds (only forward)
-//! wiring   run ─► reconcile (one loop, one object)
+//! wiring   run ─► reconcile, rolling, remove (one loop, one object)
 //! ```
 //!
 //! Invariants:
@@ -35,6 +36,8 @@ mod remove;
 pub mod remove_network;
 pub mod render;
 pub mod report;
+mod rolling;
+pub mod rollout;
 mod run;
 pub mod safety;
 mod tell;

@@ -40,6 +40,8 @@ pub struct Metrics {
     pub nodes: Gauge,
     /// Nodes that are ready.
     pub nodes_ready: Gauge,
+    /// Nodes that the rollout under way has updated.
+    pub rollout_nodes: Gauge,
 }
 
 impl Metrics {
@@ -54,6 +56,7 @@ impl Metrics {
             conditions: Family::default(),
             nodes: Gauge::default(),
             nodes_ready: Gauge::default(),
+            rollout_nodes: Gauge::default(),
         };
         let registry = registry.sub_registry_with_prefix("carrick_operator");
         registry.register(
@@ -95,6 +98,11 @@ impl Metrics {
             "nodes_ready",
             "Nodes that are ready",
             metrics.nodes_ready.clone(),
+        );
+        registry.register(
+            "rollout_nodes_updated",
+            "Nodes that have what the last rollout brings",
+            metrics.rollout_nodes.clone(),
         );
         metrics
     }

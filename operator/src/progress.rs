@@ -305,7 +305,7 @@ fn versions(running: &Running) -> BTreeMap<String, String> {
             .spec
             .as_ref()
             .and_then(|spec| spec.containers.first()?.image.clone());
-        if let (Some(part), Some(image)) = (part, image) {
+        if let (Some(part), Some(image)) = (part.filter(|part| *part != object::PRE_PULL), image) {
             let name = image.rsplit('/').next().unwrap_or_default();
             let version = name
                 .split_once(['@', ':'])

@@ -1,5 +1,6 @@
 //! One look at the Networking: facts, verdict, plan, apply, report.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -7,7 +8,7 @@ use carrick_api::Networking;
 use carrick_api::effective::Endpoint;
 use carrick_api::names::{NETWORKING_NAME, object};
 use carrick_api::networking::Management;
-use carrick_api::status::Plan;
+use carrick_api::status::{Plan, RolloutStatus};
 use carrick_k8s::client::{CallError, REQUEST_TIMEOUT, timely};
 use carrick_k8s::event::{Events, Severity};
 use jiff::Timestamp;
@@ -27,6 +28,7 @@ use crate::progress::{Progress, Running, progress};
 use crate::provider::{self, Detection};
 use crate::render::{Input, Purpose, render};
 use crate::report::{Outcome, Report};
+use crate::rollout::Record;
 use crate::verdict::{Doubt, Refusal};
 use crate::watch::Stores;
 use crate::{gather, safety, validate};
@@ -34,7 +36,7 @@ use crate::{gather, safety, validate};
 /// Operands are looked over this often even when nothing told of a change.
 const RESYNC: Duration = Duration::from_mins(5);
 /// How soon to look again while something is on its way.
-const SOON: Duration = Duration::from_secs(10);
+pub(crate) const SOON: Duration = Duration::from_secs(10);
 /// A look failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ReconcileError {
@@ -56,6 +58,9 @@ pub enum ReconcileError {
         #[source]
         source: CallError,
     },
+    /// The record of rollouts cannot be written as JSON.
+    #[error("the record of rollouts cannot be written")]
+    Record(#[source] serde_json::Error),
     /// The record of what was applied cannot be read or written as JSON.
     #[error(
         "the Secret {} does not hold what this operator understands",
@@ -90,6 +95,17 @@ pub struct Reconciler {
     pub(crate) told: Option<(String, String)>,
     /// Since when nodes are being cleaned, as far as this process knows.
     pub(crate) cleaning_since: Option<Timestamp>,
+    /// What outlives the operator about rollouts; read once, written by this replica alone.
+    pub(crate) record: Option<Record>,
+    /// Pods whose deletion was asked for and is not seen yet, by UID.
+    pub(crate) deleted: BTreeSet<String>,
+}
+
+/// What the spec says, and what of it is applied at this look.
+#[derive(Clone, Copy)]
+struct Wanted<'a> {
+    target: &'a [Object],
+    now: &'a [Object],
 }
 
 /// Everything that is known and decided at one look.
@@ -103,6 +119,10 @@ pub(crate) struct Sight {
     pub(crate) refusal_reason: &'static str,
     pub(crate) doubts: Vec<Doubt>,
     pub(crate) running: Running,
+    /// After a failed rollout: the spec by which the network runs again.
+    pub(crate) gone_back: Option<Effective>,
+    /// The rollout under way.
+    pub(crate) rollout: Option<RolloutStatus>,
 }
 
 impl Sight {
@@ -119,7 +139,9 @@ impl Sight {
 
     /// The spec by which the network runs or shall run.
     pub(crate) fn governing(&self) -> &Effective {
-        if self.refusals.is_empty() {
+        if let Some(good) = &self.gone_back {
+            good
+        } else if self.refusals.is_empty() {
             &self.wanted
         } else {
             self.last.as_ref().unwrap_or(&self.wanted)
@@ -148,6 +170,7 @@ impl Reconciler {
         let Some(networking) = networking else {
             self.applied = None;
             self.planned = None;
+            self.record = None;
             return Ok(RESYNC);
         };
         let result = Box::pin(self.look_at(&networking, look)).await;
@@ -164,6 +187,7 @@ impl Reconciler {
                 detection: None,
                 effective: None,
                 plan: None,
+                rollout: None,
                 version: &self.installation.version,
             };
             // The error itself is returned and told by the loop; this one only adds to it.
@@ -190,13 +214,13 @@ impl Reconciler {
                 .await?;
             return Ok(RESYNC);
         }
-        let sight = self.sight(networking).await?;
+        let mut sight = self.sight(networking).await?;
         if deleting {
             return self.remove(&sight).await;
         }
         match sight.management() {
             Management::Paused => self.paused(&sight, look).await,
-            Management::Managed | Management::Unmanaged => self.managed(&sight, look).await,
+            Management::Managed | Management::Unmanaged => self.managed(&mut sight, look).await,
         }
     }
 
@@ -208,6 +232,7 @@ impl Reconciler {
             detection: None,
             effective: None,
             plan: None,
+            rollout: None,
             version: &self.installation.version,
         }
     }
@@ -281,6 +306,8 @@ impl Reconciler {
                 pods,
                 agents,
             },
+            gone_back: None,
+            rollout: None,
         })
     }
 
@@ -314,15 +341,12 @@ impl Reconciler {
         Ok(RESYNC)
     }
 
-    async fn managed(&mut self, sight: &Sight, look: Look) -> Result<Duration, ReconcileError> {
+    async fn managed(&mut self, sight: &mut Sight, look: Look) -> Result<Duration, ReconcileError> {
         let refused = !sight.refusals.is_empty();
         let mut plan = None;
         let mut until = RESYNC;
         if !refused || sight.last.is_some() {
             self.hold(&sight.networking).await?;
-            if !refused && sight.last.as_ref() != Some(&sight.wanted) {
-                self.put_last_applied(&sight.wanted).await?;
-            }
             let now = Timestamp::now();
             let mut certificates = certificates::ensure(&self.cluster, now).await?;
             let again = certificates.until.duration_since(now);
@@ -330,7 +354,18 @@ impl Reconciler {
             let objects = self
                 .render(sight, Purpose::Network, &certificates.bundle)
                 .await?;
-            plan = self.apply(sight, &objects, &mut certificates, look).await?;
+            let act = self.decide(sight, &objects).await?;
+            if !refused && sight.last.as_ref() != Some(sight.governing()) {
+                self.put_last_applied(sight.governing()).await?;
+            }
+            let now = self.compose(sight, &objects, &act)?;
+            let wanted = Wanted {
+                target: &objects,
+                now: &now,
+            };
+            plan = self.apply(sight, &wanted, &mut certificates, look).await?;
+            self.delete_pods(&act.delete).await?;
+            until = until.min(Self::look_again(&act));
         }
         self.forget_lost_nodes(sight).await?;
         let outcome = if refused {
@@ -345,7 +380,7 @@ impl Reconciler {
         Ok(if progress.complete && !refused {
             until
         } else {
-            SOON
+            until.min(SOON)
         })
     }
 
@@ -353,10 +388,14 @@ impl Reconciler {
     async fn apply(
         &mut self,
         sight: &Sight,
-        objects: &[Object],
+        wanted: &Wanted<'_>,
         certificates: &mut certificates::Certificates,
         look: Look,
     ) -> Result<Option<Plan>, ReconcileError> {
+        let Wanted {
+            target,
+            now: objects,
+        } = *wanted;
         let hash = hash(objects);
         let known = self
             .applied
@@ -367,10 +406,10 @@ impl Reconciler {
             return Ok(None);
         }
         let generation = sight.networking.metadata.generation.unwrap_or(0);
-        let key = Some((generation, hash.clone()));
+        let key = Some((generation, self::hash(target)));
         let mut plan = None;
         if self.planned != key {
-            let actions = self.cluster.plan(objects).await?;
+            let actions = self.cluster.plan(target).await?;
             let fresh = Self::plan_of(&actions, sight);
             // Said before it is done.
             self.show_plan(sight, fresh.clone()).await?;
@@ -408,7 +447,9 @@ impl Reconciler {
             self.event(sight, Severity::Warning, "DriftRemoved", "Apply", &note)
                 .await;
         }
-        for id in self.cluster.orphans(objects).await? {
+        // A workload whose turn has not come is wanted all the same.
+        let all = [objects, target].concat();
+        for id in self.cluster.orphans(&all).await? {
             info!(operand = %id, "deleting what is no longer wanted");
             // What cannot be deleted (a permission is missing) must not hold up the network.
             if let Err(error) = self.cluster.delete(&id).await {

@@ -64,7 +64,12 @@ impl Reconciler {
                 return Ok(SOON);
             }
             Step::Release => {
-                for secret in [object::LAST_APPLIED, object::CONTROLLER_TLS, object::CA] {
+                for secret in [
+                    object::ROLLOUT,
+                    object::LAST_APPLIED,
+                    object::CONTROLLER_TLS,
+                    object::CA,
+                ] {
                     self.cluster.delete_secret(secret).await?;
                 }
                 self.cluster.delete_controller_lease().await?;
@@ -73,6 +78,7 @@ impl Reconciler {
                 self.release(&sight.networking).await?;
                 self.applied = None;
                 self.planned = None;
+                self.record = None;
                 info!("the network is removed");
                 return Ok(SOON);
             }

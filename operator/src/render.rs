@@ -10,6 +10,7 @@ pub mod agent;
 pub mod config;
 pub mod controller;
 pub mod pod;
+pub mod pre_pull;
 pub mod rbac;
 pub mod switch;
 
@@ -17,10 +18,12 @@ use std::collections::BTreeMap;
 
 use carrick_api::names::OPERATOR_FIELD_MANAGER;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 
 use crate::effective::Effective;
 use crate::facts::{Facts, Installation};
-use crate::object::{Object, ObjectError};
+use crate::object::{Kind, Object, ObjectError};
 
 /// The label every operand has; pruning and watching go by it.
 pub const MANAGED_BY: &str = "app.kubernetes.io/managed-by";
@@ -30,6 +33,12 @@ pub const COMPONENT: &str = "app.kubernetes.io/component";
 pub const NAME: &str = "app.kubernetes.io/name";
 /// On a pod template: hash of the configuration its pods read.
 pub const CONFIG_HASH: &str = "carrick.dev/config-hash";
+
+/// On a workload: hash of what was rendered, so that what is applied can be told from what is not
+/// yet, without comparing with what the API server has defaulted.
+pub const RENDER_HASH: &str = "carrick.dev/render-hash";
+/// On a workload: version of the operator that rendered it.
+pub const OPERATOR_VERSION: &str = "carrick.dev/operator-version";
 
 /// What the agents are for at the moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,8 +72,29 @@ pub fn render(input: &Input<'_>) -> Result<Vec<Object>, ObjectError> {
     objects.extend(controller::objects(input, &config.hash)?);
     objects.extend(agent::objects(input, &config.hash)?);
     objects.extend(switch::objects(input)?);
+    for object in &mut objects {
+        if matches!(object.id.kind, Kind::Deployment | Kind::DaemonSet) {
+            mark(object, &input.installation.version);
+        }
+    }
     objects.sort_by(|a, b| a.id.cmp(&b.id));
     Ok(objects)
+}
+
+/// Writes on a workload what it was rendered as, and by whom.
+fn mark(object: &mut Object, version: &str) {
+    let digest = Sha256::digest(object.body.to_string().as_bytes());
+    let hash = hex::encode(&digest[..8]);
+    if let Some(metadata) = object
+        .body
+        .get_mut("metadata")
+        .and_then(Value::as_object_mut)
+    {
+        metadata.insert(
+            "annotations".to_owned(),
+            json!({RENDER_HASH: hash, OPERATOR_VERSION: version}),
+        );
+    }
 }
 
 /// Labels of an operand.

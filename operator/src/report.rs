@@ -5,7 +5,8 @@
 
 use carrick_api::networking::NetworkingSpec;
 use carrick_api::status::{
-    NetworkingStatus, Plan, ProviderStatus, STATUS_LIST_MAX, Versions, condition as kind,
+    NetworkingStatus, Plan, ProviderStatus, RolloutDirection, RolloutPhase, RolloutStatus,
+    STATUS_LIST_MAX, Versions, condition as kind,
 };
 use carrick_k8s::condition::{self, Status};
 use jiff::Timestamp;
@@ -72,6 +73,8 @@ pub struct Report<'a> {
     pub effective: Option<NetworkingSpec>,
     /// What the last edit does.
     pub plan: Option<Plan>,
+    /// The rollout under way; none when nobody looked at it.
+    pub rollout: Option<&'a RolloutStatus>,
     /// The operator's version.
     pub version: &'a str,
 }
@@ -109,6 +112,9 @@ pub fn status(old: &NetworkingStatus, report: &Report<'_>, now: Timestamp) -> Ne
     }
     if report.plan.is_some() {
         new.plan.clone_from(&report.plan);
+    }
+    if report.rollout.is_some() {
+        new.rollout = report.rollout.cloned();
     }
     if let Some(progress) = report.progress {
         new.components.clone_from(&progress.components);
@@ -218,7 +224,51 @@ fn kstatus(report: &Report<'_>) -> [Words; 3] {
             };
             [words(Status::False, "Removing", message), going, stuck]
         }
-        Outcome::Applied => applied(report.progress),
+        Outcome::Applied => match report.rollout.and_then(rolling) {
+            Some(words) => words,
+            None => applied(report.progress),
+        },
+    }
+}
+
+/// What a rollout that is not over says; none when it has nothing to add.
+fn rolling(rollout: &RolloutStatus) -> Option<[Words; 3]> {
+    let message = rollout.message.as_str();
+    let idle = words(Status::False, "Idle", "");
+    let fine = words(Status::False, "Fine", "");
+    Some(match rollout.phase {
+        RolloutPhase::Installing | RolloutPhase::Complete => return None,
+        RolloutPhase::PullingImages
+        | RolloutPhase::Controller
+        | RolloutPhase::Agents
+        | RolloutPhase::Switches => {
+            let reason = match rollout.direction {
+                RolloutDirection::Forward => "RollingOut",
+                RolloutDirection::Back => "RollingBack",
+            };
+            [
+                words(Status::False, reason, message),
+                words(Status::True, reason, message),
+                fine,
+            ]
+        }
+        RolloutPhase::Paused => [words(Status::False, "RolloutPaused", message), idle, fine],
+        RolloutPhase::Failed | RolloutPhase::RolledBack => {
+            let reason = ended(rollout.phase);
+            [
+                words(Status::False, reason, message),
+                idle,
+                words(Status::True, reason, message),
+            ]
+        }
+    })
+}
+
+fn ended(phase: RolloutPhase) -> &'static str {
+    if phase == RolloutPhase::RolledBack {
+        "RolledBack"
+    } else {
+        "RolloutFailed"
     }
 }
 
@@ -318,6 +368,20 @@ fn degraded(report: &Report<'_>) -> Words {
         Outcome::Failed { error } => return words(Status::True, "Retrying", error),
         _ => {}
     }
+    if let Some(rollout) = report
+        .rollout
+        .filter(|rollout| !rollout.failures.is_empty())
+    {
+        match rollout.phase {
+            RolloutPhase::Failed | RolloutPhase::RolledBack => {
+                return words(Status::True, ended(rollout.phase), &rollout.message);
+            }
+            _ if rollout.direction == RolloutDirection::Back => {
+                return words(Status::True, "RollingBack", &rollout.message);
+            }
+            _ => {}
+        }
+    }
     let Some(progress) = report.progress else {
         return words(Status::False, "Fine", "");
     };
@@ -382,6 +446,7 @@ mod tests {
             detection: None,
             effective: None,
             plan: None,
+            rollout: None,
             version: "0.1.0",
         };
         let status = status(&NetworkingStatus::default(), &report, Timestamp::UNIX_EPOCH);
@@ -470,6 +535,7 @@ mod tests {
             detection: None,
             effective: None,
             plan: None,
+            rollout: None,
             version: "0.1.0",
         };
         let new = status(&old, &report, Timestamp::UNIX_EPOCH);

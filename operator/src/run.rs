@@ -82,11 +82,20 @@ pub struct Args {
 pub enum Command {
     /// Delete the Networking and wait until its nodes are clean (the chart's pre-delete hook).
     RemoveNetwork(RemoveNetwork),
+    /// Do nothing until a signal comes: holds an image on a node before a rollout.
+    Hold,
 }
 
 /// Runs the operator until a signal ends it.
 pub async fn run(args: Args) -> anyhow::Result<()> {
     telemetry::init(&args.log_level, args.log_format)?;
+    if let Some(Command::Hold) = &args.command {
+        shutdown::on_signal()
+            .context("cannot listen for signals")?
+            .cancelled()
+            .await;
+        return Ok(());
+    }
     let config = Config::infer()
         .await
         .context("no way to reach the API server is configured")?;
@@ -267,6 +276,8 @@ impl Operator {
             planned: None,
             told: None,
             cleaning_since: None,
+            record: None,
+            deleted: std::collections::BTreeSet::new(),
         };
         trigger.look_for_drift();
         let mut delay = BACKOFF.0;

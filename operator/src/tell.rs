@@ -39,6 +39,7 @@ impl Reconciler {
             detection: Some(&sight.detection),
             effective: Some(sight.governing().to_spec(spec)),
             plan,
+            rollout: sight.rollout.as_ref(),
             version: &self.installation.version,
         };
         self.report(&sight.networking, &report).await

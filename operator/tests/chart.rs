@@ -166,7 +166,7 @@ fn no_rule_has_a_wildcard_and_secrets_are_named() {
             let text = rule.to_string();
             assert!(!text.contains('*'), "{text}");
             if text.contains("\"secrets\"") {
-                assert_eq!(rule["resourceNames"].as_array().unwrap().len(), 3, "{text}");
+                assert_eq!(rule["resourceNames"].as_array().unwrap().len(), 4, "{text}");
             }
         }
     }

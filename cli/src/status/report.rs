@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use carrick_api::NetworkingStatus;
 use carrick_api::networking::Management;
-use carrick_api::status::condition;
+use carrick_api::status::{RolloutPhase, RolloutStatus, condition};
 use jiff::Timestamp;
 use kube::ResourceExt;
 use serde::Serialize;
@@ -62,6 +62,9 @@ pub struct Network {
     /// The last edit's plan in one sentence.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub plan: String,
+    /// The rollout under way, or the last one that failed: "Agents: 3 of 5 nodes (…)".
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub rollout: String,
     /// The operator's verdict: "Ready", or why not, in a sentence.
     pub state: String,
     /// Where Carrick's parts run.
@@ -151,6 +154,7 @@ fn network(status: &NetworkingStatus, namespace: &str, management: Management) -
             .as_ref()
             .map(|plan| plan.summary.clone())
             .unwrap_or_default(),
+        rollout: status.rollout.as_ref().map(rollout).unwrap_or_default(),
         state: status
             .conditions
             .iter()
@@ -159,6 +163,20 @@ fn network(status: &NetworkingStatus, namespace: &str, management: Management) -
             .unwrap_or_default(),
         namespace: namespace.to_owned(),
     }
+}
+
+/// A rollout in one line; nothing when none is under way.
+fn rollout(rollout: &RolloutStatus) -> String {
+    if matches!(
+        rollout.phase,
+        RolloutPhase::Complete | RolloutPhase::Installing
+    ) {
+        return String::new();
+    }
+    format!(
+        "{:?}, {} of {} nodes updated, {} ready: {}",
+        rollout.phase, rollout.updated, rollout.total, rollout.ready, rollout.message
+    )
 }
 
 fn components(status: &NetworkingStatus) -> Vec<Component> {
@@ -233,6 +251,9 @@ impl Report {
             }
             if !network.plan.is_empty() {
                 table.row(["plan".into(), network.plan.clone()]);
+            }
+            if !network.rollout.is_empty() {
+                table.row(["rollout".into(), network.rollout.clone()]);
             }
         }
         text.push_str(&table.render());

@@ -167,6 +167,7 @@ fn networking() -> Networking {
             ready: 2,
             ..Default::default()
         }),
+        rollout: None,
     });
     object
 }
@@ -428,4 +429,30 @@ fn a_terminal_is_not_steered_by_the_cluster() {
         !text.contains('\u{1b}') && text.contains("bad [2J thing"),
         "{text}"
     );
+}
+
+#[test]
+fn a_rollout_is_shown_while_it_is_under_way() {
+    let mut snapshot = healthy();
+    let rollout = |phase: &str| {
+        serde_json::from_value(
+            json!({"phase": phase, "direction": "Forward", "total": 2, "updated": 1, "ready": 1,
+            "message": "1 of 2 nodes done; waiting for the agent on worker"}),
+        )
+        .unwrap()
+    };
+    status(&mut snapshot).rollout = rollout("Agents");
+    let text = of(&snapshot).text(now());
+    let line = text
+        .lines()
+        .find(|line| line.starts_with("rollout"))
+        .unwrap();
+    assert!(
+        line.ends_with(
+            "Agents, 1 of 2 nodes updated, 1 ready: 1 of 2 nodes done; waiting for the agent on worker"
+        ),
+        "{line}"
+    );
+    status(&mut snapshot).rollout = rollout("Complete");
+    assert!(!of(&snapshot).text(now()).contains("\nrollout"));
 }

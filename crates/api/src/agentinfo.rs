@@ -22,6 +22,8 @@ pub mod condition {
     pub const POD_CIDRS_USABLE: &str = "PodCIDRsUsable";
     /// State files were read whole; False names the file that was set aside.
     pub const STATE_INTACT: &str = "StateIntact";
+    /// Other nodes answer pings through the network (gateway to gateway). Rollouts wait for it.
+    pub const PEERS_REACHABLE: &str = "PeersReachable";
     /// `agent cleanup` has removed everything of ours from the node. The operator waits for
     /// `True`; `False` says what is left and how to remove it by hand.
     pub const CLEANED: &str = "Cleaned";
@@ -83,6 +85,10 @@ pub struct AgentInfoSpec {}
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct AgentInfoStatus {
+    /// Name of the pod that wrote this: what a pod before it said is not taken for its word.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[schemars(length(max = 253))]
+    pub pod: String,
     /// Version of the agent.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     #[schemars(length(max = 128))]
@@ -119,7 +125,7 @@ pub struct AgentInfoStatus {
     /// The stream to the controller.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub controller: Option<ControllerConnection>,
-    /// Ready, ControllerConnected, DatapathReady, PodCIDRsUsable, StateIntact, Cleaned.
+    /// Ready, ControllerConnected, DatapathReady, PodCIDRsUsable, StateIntact, PeersReachable, Cleaned.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(
         length(max = 16),

@@ -1,5 +1,5 @@
 //! The effective configuration: a `Networking` with every default filled in, as the operator
-//! hands it to controller, agents and switches (ConfigMap `carrick-config`, key `config.json`).
+//! hands it to controller, agents and switches (ConfigMap `carrick-config`, mounted as `config.json`).
 
 use ipnet::IpNet;
 use schemars::JsonSchema;

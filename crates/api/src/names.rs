@@ -19,7 +19,7 @@ pub mod object {
     pub const SWITCH: &str = "carrick-ovs";
     /// Deployment, ServiceAccount and Lease of the operator (made by the chart).
     pub const OPERATOR: &str = "carrick-operator";
-    /// ConfigMap with the effective configuration, key `config.json`.
+    /// ConfigMap with the effective configuration, a key `config-HASH.json` for each that is in use.
     pub const CONFIG: &str = "carrick-config";
     /// ConfigMap with the CA bundle agents trust, key `ca.crt`.
     pub const CA_BUNDLE: &str = "carrick-ca-bundle";
@@ -31,6 +31,10 @@ pub mod object {
     pub const CONTROLLER_SERVICE: &str = "carrick-controller";
     /// Secret with the last applied effective spec.
     pub const LAST_APPLIED: &str = "carrick-last-applied";
+    /// Secret with the render that last ran without a fault, and what became of the last rollout.
+    pub const ROLLOUT: &str = "carrick-rollout";
+    /// DaemonSet that pulls a change's images before anything restarts; there only meanwhile.
+    pub const PRE_PULL: &str = "carrick-pre-pull";
 }
 
 /// Audience of the agents' ServiceAccount tokens.

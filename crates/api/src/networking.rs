@@ -118,6 +118,9 @@ pub struct NetworkingSpec {
     /// What keeps pods away from a node until its agent is ready.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub startup: Option<Startup>,
+    /// How a change goes to the nodes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rollout: Option<Rollout>,
     /// Names of warnings (status.plan.warnings) that somebody has read and accepts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(
@@ -480,4 +483,40 @@ pub enum Switch {
     Enabled,
     /// Off.
     Disabled,
+}
+
+/// `rollout`: a change of an image or of the configuration goes controller first, then agents one
+/// node at a time, then switches if they change at all.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Rollout {
+    /// Stop before the next node; what is under way on a node is finished. It holds a rollback back
+    /// as well. Default: false.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub paused: Option<bool>,
+    /// How long a step (a node, the controller, pulling images) may take before it has failed:
+    /// a duration such as 90s, 10m or 1h30m. Default: 10m.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(
+        length(max = 16),
+        regex(pattern = r"^([0-9]{1,5}h)?([0-9]{1,5}m)?([0-9]{1,6}s)?$"),
+        extend("x-kubernetes-validations" = [{
+            "rule": "self == '' || duration(self) >= duration('1s')",
+            "message": "rollout.stallTimeout is a duration of at least 1s, such as 90s, 10m or 1h30m"
+        }])
+    )]
+    pub stall_timeout: Option<String>,
+    /// What a failed rollout does: Rollback returns every part to what ran last without a fault;
+    /// Pause leaves everything as it is for a person to look at. Default: Rollback.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on_failure: Option<OnFailure>,
+}
+
+/// `rollout.onFailure`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum OnFailure {
+    /// Go back to what ran last without a fault.
+    Rollback,
+    /// Stand still.
+    Pause,
 }

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -65,6 +65,9 @@ pub struct NetworkingStatus {
     /// Progress of the nodes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub nodes: Option<NodesStatus>,
+    /// The last change on its way to the nodes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rollout: Option<RolloutStatus>,
 }
 
 /// `status.observedGeneration` of an object that nobody has looked at.
@@ -85,6 +88,7 @@ impl Default for NetworkingStatus {
             plan: None,
             components: Vec::new(),
             nodes: None,
+            rollout: None,
         }
     }
 }
@@ -219,6 +223,100 @@ pub struct NodeStatus {
     #[schemars(length(max = 128))]
     pub reason: String,
     /// The cause: pod, container, last words.
+    #[schemars(length(max = 1024))]
+    pub message: String,
+}
+
+/// A change on its way to the nodes.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RolloutStatus {
+    /// What is being done.
+    pub phase: RolloutPhase,
+    /// Forward to what the spec says, or Back to what ran before.
+    pub direction: RolloutDirection,
+    /// Reachable nodes that carry the network.
+    pub total: i32,
+    /// Of these, nodes whose agent, and switch if it changes, have the template that is rolled out.
+    pub updated: i32,
+    /// Of these, nodes whose updated pods are ready.
+    pub ready: i32,
+    /// Nodes that do not report: left out, and updated when they come back.
+    #[serde(default)]
+    pub unreachable: i32,
+    /// Their names; at most 20.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 20), inner(length(max = 253)), extend("x-kubernetes-list-type" = "atomic"))]
+    pub unreachable_nodes: Vec<String>,
+    /// What is waited for now; empty when nothing is.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[schemars(length(max = 512))]
+    pub waiting_for: String,
+    /// Since when that is waited for; rollout.stallTimeout counts from here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<Time>,
+    /// What failed; at most 20.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 20), extend("x-kubernetes-list-type" = "atomic"))]
+    pub failures: Vec<RolloutFailure>,
+    /// In one sentence.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[schemars(length(max = 2048))]
+    pub message: String,
+}
+
+/// What a rollout is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum RolloutPhase {
+    /// The network comes up for the first time: everything at once.
+    Installing,
+    /// Images are pulled on every node; nothing has restarted yet.
+    PullingImages,
+    /// The controller's replicas, one at a time, until the agents have found a new one.
+    Controller,
+    /// The agents, one node at a time.
+    Agents,
+    /// The switches, one node at a time; each node has a short outage.
+    Switches,
+    /// Everything runs what it shall.
+    Complete,
+    /// `rollout.paused` holds it.
+    Paused,
+    /// It failed and stands still.
+    Failed,
+    /// It failed and everything runs again what ran before.
+    RolledBack,
+}
+
+/// Where a rollout goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum RolloutDirection {
+    /// Controller, agents, switches.
+    Forward,
+    /// Switches, agents, controller.
+    Back,
+}
+
+/// What failed in a rollout.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct RolloutFailure {
+    /// The node; empty when it concerns none.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[schemars(length(max = 253))]
+    pub node: String,
+    /// The pod.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[schemars(length(max = 253))]
+    pub pod: String,
+    /// The container; empty when it concerns the pod.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[schemars(length(max = 63))]
+    pub container: String,
+    /// A word for programs: CrashLoopBackOff, ImagePullBackOff, Stalled, …
+    #[schemars(length(max = 128))]
+    pub reason: String,
+    /// Last words or explanation.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     #[schemars(length(max = 1024))]
     pub message: String,
 }

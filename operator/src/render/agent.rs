@@ -32,10 +32,17 @@ pub(crate) fn objects(input: &Input<'_>, config_hash: &str) -> Result<Vec<Object
 }
 
 fn daemon_set(input: &Input<'_>, config_hash: &str) -> DaemonSet {
-    let max_unavailable = match input.purpose {
-        Purpose::Network => IntOrString::String("10%".to_owned()),
+    let update_strategy = match input.purpose {
+        // The operator deletes the pods, in order: see `rollout`.
+        Purpose::Network => pod::on_delete(),
         // There is nothing left to protect: all nodes at once.
-        Purpose::Cleanup => IntOrString::String("100%".to_owned()),
+        Purpose::Cleanup => DaemonSetUpdateStrategy {
+            type_: Some("RollingUpdate".to_owned()),
+            rolling_update: Some(RollingUpdateDaemonSet {
+                max_surge: None,
+                max_unavailable: Some(IntOrString::String("100%".to_owned())),
+            }),
+        },
     };
     DaemonSet {
         metadata: meta(input, NAME, NAME),
@@ -45,21 +52,15 @@ fn daemon_set(input: &Input<'_>, config_hash: &str) -> DaemonSet {
                 match_labels: Some(selector(NAME)),
                 ..LabelSelector::default()
             },
-            update_strategy: Some(DaemonSetUpdateStrategy {
-                type_: Some("RollingUpdate".to_owned()),
-                rolling_update: Some(RollingUpdateDaemonSet {
-                    max_surge: None,
-                    max_unavailable: Some(max_unavailable),
-                }),
-            }),
-            template: pod::template(NAME, Some(config_hash), pod_spec(input)),
+            update_strategy: Some(update_strategy),
+            template: pod::template(NAME, Some(config_hash), pod_spec(input, config_hash)),
             ..DaemonSetSpec::default()
         }),
         ..DaemonSet::default()
     }
 }
 
-fn pod_spec(input: &Input<'_>) -> PodSpec {
+fn pod_spec(input: &Input<'_>, config_hash: &str) -> PodSpec {
     let agent = &input.effective.agent;
     let args: &[&str] = match input.purpose {
         Purpose::Network => &["agent"],
@@ -78,7 +79,7 @@ fn pod_spec(input: &Input<'_>) -> PodSpec {
 
     // Lies at names::path::CA_BUNDLE_FILE.
     let ca = pod::projected_config_map(object::CA_BUNDLE, super::config::CA_KEY, "ca/ca.crt");
-    let (config, config_mount) = pod::config_volume(ca, 0o444);
+    let (config, config_mount) = pod::config_volume(config_hash, ca, 0o444);
     let cni = &input.effective.cni;
     let mut volumes = vec![
         config,

@@ -65,14 +65,14 @@ fn deployment(input: &Input<'_>, config_hash: &str) -> Deployment {
                     max_unavailable: Some(IntOrString::Int(1)),
                 }),
             }),
-            template: pod::template(NAME, Some(config_hash), pod_spec(input)),
+            template: pod::template(NAME, Some(config_hash), pod_spec(input, config_hash)),
             ..DeploymentSpec::default()
         }),
         ..Deployment::default()
     }
 }
 
-fn pod_spec(input: &Input<'_>) -> PodSpec {
+fn pod_spec(input: &Input<'_>, config_hash: &str) -> PodSpec {
     let controller = &input.effective.controller;
     let mut args = vec!["controller"];
     args.extend(controller.extra_args.iter().map(String::as_str));
@@ -101,7 +101,7 @@ fn pod_spec(input: &Input<'_>) -> PodSpec {
         object::CONTROLLER_TLS,
         &[("tls.crt", "tls/tls.crt"), ("tls.key", "tls/tls.key")],
     );
-    let (config, config_mount) = pod::config_volume(tls, 0o440);
+    let (config, config_mount) = pod::config_volume(config_hash, tls, 0o440);
     container.volume_mounts = Some(vec![config_mount]);
     PodSpec {
         containers: vec![container],

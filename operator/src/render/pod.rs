@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 
 use carrick_api::names::object;
 use carrick_api::networking::{Placement, Resources};
+use k8s_openapi::api::apps::v1::DaemonSetUpdateStrategy;
 use k8s_openapi::api::core::v1::{
     Affinity, Capabilities, ConfigMapProjection, Container, EmptyDirVolumeSource, EnvVar,
     EnvVarSource, HTTPGetAction, HostPathVolumeSource, KeyToPath, LocalObjectReference,
@@ -37,6 +38,14 @@ pub(crate) fn template(
             ..ObjectMeta::default()
         }),
         spec: Some(spec),
+    }
+}
+
+/// Pods are replaced only when somebody deletes them.
+pub(crate) fn on_delete() -> DaemonSetUpdateStrategy {
+    DaemonSetUpdateStrategy {
+        type_: Some("OnDelete".to_owned()),
+        rolling_update: None,
     }
 }
 
@@ -265,8 +274,13 @@ pub(crate) fn mount(name: &str, path: &str, access: Access) -> VolumeMount {
 
 /// `/etc/carrick`: the effective configuration and `more` beside it, as one volume (a volume
 /// mounted inside a read-only one needs its mount point made there first).
-pub(crate) fn config_volume(more: VolumeProjection, mode: i32) -> (Volume, VolumeMount) {
-    let config = projected_config_map(object::CONFIG, super::config::CONFIG_KEY, "config.json");
+pub(crate) fn config_volume(
+    config_hash: &str,
+    more: VolumeProjection,
+    mode: i32,
+) -> (Volume, VolumeMount) {
+    let key = super::config::config_key(config_hash);
+    let config = projected_config_map(object::CONFIG, &key, "config.json");
     let volume = Volume {
         name: "config".to_owned(),
         projected: Some(ProjectedVolumeSource {

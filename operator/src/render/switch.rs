@@ -6,12 +6,9 @@
 
 use carrick_api::effective::DatapathType;
 use carrick_api::names::{object, path, port};
-use k8s_openapi::api::apps::v1::{
-    DaemonSet, DaemonSetSpec, DaemonSetUpdateStrategy, RollingUpdateDaemonSet,
-};
+use k8s_openapi::api::apps::v1::{DaemonSet, DaemonSetSpec};
 use k8s_openapi::api::core::v1::PodSpec;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
-use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::pod::{self, Access};
 use super::{Input, meta, selector};
@@ -36,13 +33,8 @@ fn daemon_set(input: &Input<'_>) -> DaemonSet {
                 match_labels: Some(selector(NAME)),
                 ..LabelSelector::default()
             },
-            update_strategy: Some(DaemonSetUpdateStrategy {
-                type_: Some("RollingUpdate".to_owned()),
-                rolling_update: Some(RollingUpdateDaemonSet {
-                    max_surge: None,
-                    max_unavailable: Some(IntOrString::Int(1)),
-                }),
-            }),
+            // The operator deletes the pods, after the agents' and one node at a time.
+            update_strategy: Some(pod::on_delete()),
             // No configuration hash: see above.
             template: pod::template(NAME, None, pod_spec(input)),
             ..DaemonSetSpec::default()
