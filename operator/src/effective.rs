@@ -133,6 +133,9 @@ pub fn resolve(
         _ => facts.reached.clone(),
     };
     let traffic = spec.traffic.clone().unwrap_or_default();
+    let tunnel = traffic.tunnel.unwrap_or_default();
+    let transport = traffic.transport.unwrap_or_default();
+    let snat = traffic.snat.unwrap_or_default();
     let cni = spec.cni.clone().unwrap_or_default();
     let controller = spec.controller.clone().unwrap_or_default();
     let agent = spec.agent.clone().unwrap_or_default();
@@ -143,19 +146,20 @@ pub fn resolve(
         images: images(spec.images.as_ref(), installation),
         traffic: Traffic {
             mode: traffic.mode.unwrap_or(TrafficMode::Encap),
-            tunnel_protocol: traffic
-                .tunnel
-                .and_then(|tunnel| tunnel.protocol)
-                .unwrap_or(TunnelProtocol::Geneve),
+            tunnel_protocol: tunnel.protocol.unwrap_or(TunnelProtocol::Geneve),
+            tunnel_port: tunnel.port.unwrap_or(0),
+            tunnel_checksum: tunnel.checksum.unwrap_or(false),
             mtu: traffic.mtu.unwrap_or(0),
-            transport_interface: traffic
-                .transport
-                .and_then(|t| t.interface)
-                .unwrap_or_default(),
-            snat: traffic
-                .snat
-                .and_then(|snat| snat.mode)
-                .unwrap_or(SnatMode::Auto),
+            transport_interface: transport.interface.unwrap_or_default(),
+            // The API server has checked that they are ranges.
+            transport_cidrs: transport
+                .cidrs
+                .unwrap_or_default()
+                .iter()
+                .filter_map(|text| text.parse().ok())
+                .collect(),
+            snat: snat.mode.unwrap_or(SnatMode::Auto),
+            snat_randomly: snat.random_fully.unwrap_or(false),
         },
         ipam: spec
             .ipam
@@ -265,15 +269,25 @@ impl Effective {
             }),
             traffic: Some(networking::Traffic {
                 mode: Some(self.traffic.mode),
-                tunnel: Some(networking::Tunnel {
+                tunnel: (self.traffic.mode != TrafficMode::NoEncap).then_some(networking::Tunnel {
                     protocol: Some(self.traffic.tunnel_protocol),
+                    port: Some(self.traffic.tunnel_port),
+                    checksum: Some(self.traffic.tunnel_checksum),
                 }),
                 mtu: Some(self.traffic.mtu),
                 transport: Some(networking::Transport {
                     interface: Some(self.traffic.transport_interface.clone()),
+                    cidrs: Some(
+                        self.traffic
+                            .transport_cidrs
+                            .iter()
+                            .map(ToString::to_string)
+                            .collect(),
+                    ),
                 }),
                 snat: Some(networking::Snat {
                     mode: Some(self.traffic.snat),
+                    random_fully: Some(self.traffic.snat_randomly),
                 }),
             }),
             ipam: Some(networking::Ipam {

@@ -3,7 +3,7 @@
 //! CEL in the CRD refuses what one object can tell; here is what needs the cluster to tell. What
 //! is doubtful but not wrong is a [`Doubt`]: over-strict validation bricks clusters.
 
-use carrick_api::effective::DatapathType;
+use carrick_api::effective::{DatapathType, TrafficMode};
 use ipnet::IpNet;
 
 use crate::effective::Effective;
@@ -48,6 +48,21 @@ pub fn refusals(effective: &Effective, facts: &Facts) -> Vec<Refusal> {
                 "name an interface that every node has and that the kubelet does not use, or set \
                    datapath.type to Auto"
                     .into(),
+        });
+    }
+    let azure = facts
+        .nodes
+        .iter()
+        .find(|node| node.provider_id.starts_with("azure://"));
+    if let (TrafficMode::Hybrid, Some(node)) = (effective.traffic.mode, azure) {
+        found.push(Refusal {
+            field: "spec.traffic.mode".into(),
+            reason: format!(
+                "Hybrid sends pods' packets as they are inside a subnet, and Azure's network drops them (node {} \
+                 runs there: providerID {})",
+                node.name, node.provider_id
+            ),
+            mend: "choose Encap; or NoEncap with a route table that sends each node's pod CIDRs to it".into(),
         });
     }
     if let Probe::Failed(why) = &facts.api_server_probe {
@@ -237,6 +252,15 @@ mod tests {
             check("{cni: {binDir: /opt/../etc}}", |_| {}),
             ["spec.cni.binDir"]
         );
+        let azure = |facts: &mut Facts| {
+            facts.nodes[1].provider_id = "azure:///subscriptions/x/vm".into();
+        };
+        assert_eq!(
+            check("{traffic: {mode: Hybrid}}", azure),
+            ["spec.traffic.mode"]
+        );
+        assert_eq!(check("{traffic: {mode: Hybrid}}", |_| {}), [""; 0]);
+        assert_eq!(check("{traffic: {mode: NoEncap}}", azure), [""; 0]);
         let failed = |facts: &mut Facts| facts.api_server_probe = Probe::Failed("refused".into());
         assert_eq!(
             check("{apiServer: {host: a, port: 1}}", failed),

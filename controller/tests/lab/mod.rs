@@ -280,9 +280,13 @@ pub fn effective() -> EffectiveConfig {
         traffic: Traffic {
             mode: TrafficMode::Encap,
             tunnel_protocol: TunnelProtocol::Geneve,
+            tunnel_port: 0,
+            tunnel_checksum: false,
             mtu: 0,
             transport_interface: String::new(),
+            transport_cidrs: Vec::new(),
             snat: SnatMode::Auto,
+            snat_randomly: false,
         },
         datapath: DatapathType::Auto,
         cni: Cni {

@@ -43,12 +43,25 @@ pub struct Traffic {
     pub mode: TrafficMode,
     /// Tunnel protocol in modes that have one.
     pub tunnel_protocol: TunnelProtocol,
+    /// UDP port of the tunnel; 0 = the protocol's own.
+    #[serde(default)]
+    pub tunnel_port: u16,
+    /// Whether outer packets carry a checksum.
+    #[serde(default)]
+    pub tunnel_checksum: bool,
     /// Pod MTU in bytes; 0 = the transport interface's MTU less the encapsulation.
     pub mtu: u16,
-    /// Interface that carries tunnels; empty = the one that holds the node's InternalIP.
+    /// Interface that carries traffic between nodes; empty = the one that holds an address of
+    /// `transport_cidrs`, or the node's InternalIP.
     pub transport_interface: String,
+    /// Where nodes' transport addresses are; empty = anywhere.
+    #[serde(default)]
+    pub transport_cidrs: Vec<IpNet>,
     /// Source NAT for pod traffic that leaves the cluster.
     pub snat: SnatMode,
+    /// Whether source NAT chooses ports at random.
+    #[serde(default)]
+    pub snat_randomly: bool,
 }
 
 /// `traffic.mode`.
@@ -56,6 +69,10 @@ pub struct Traffic {
 pub enum TrafficMode {
     /// Every packet between nodes is encapsulated.
     Encap,
+    /// None is: the nodes are on one subnet, or the fabric routes each node's pod CIDRs to it.
+    NoEncap,
+    /// Those between nodes of one subnet are not.
+    Hybrid,
 }
 
 /// `traffic.tunnel.protocol`.
@@ -63,6 +80,10 @@ pub enum TrafficMode {
 pub enum TunnelProtocol {
     /// RFC 8926, UDP port 6081.
     Geneve,
+    /// RFC 7348, UDP port 4789.
+    VXLAN,
+    /// RFC 2784; not between IPv6 node addresses on the kernel datapath.
+    GRE,
 }
 
 /// `traffic.snat.mode`.
