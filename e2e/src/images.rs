@@ -1,7 +1,6 @@
 //! The images under test, built by `cargo xtask images`.
 
 use std::path::PathBuf;
-use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 use carrick_testbed::{Progress, binaries};
@@ -25,10 +24,8 @@ impl Images {
     /// Builds (or finds) the images.
     pub fn build(progress: &Progress) -> Result<Self> {
         progress.say("building images");
-        let mut command = Command::new(std::env::var_os("CARGO").unwrap_or("cargo".into()));
-        command
-            .current_dir(root())
-            .args(["xtask", "images", "--output", "json"]);
+        let mut command = binaries::cargo();
+        command.args(["xtask", "images", "--output", "json"]);
         let images: Value = serde_json::from_str(&succeed(&mut command, None)?)?;
         let mut values = vec![("images.registry".to_owned(), "localhost".to_owned())];
         let mut archives = Vec::new();

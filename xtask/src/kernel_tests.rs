@@ -4,10 +4,10 @@
 //! and the tests' programs run on it as they are.
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode, Stdio};
+use std::process::{ExitCode, Stdio};
 
 use anyhow::{Context as _, Result, bail};
-use carrick_testbed::{Cluster, ClusterSpec, NodeKind, Progress};
+use carrick_testbed::{Cluster, ClusterSpec, NodeKind, Progress, binaries};
 use serde_json::Value;
 
 const NAME: &str = "kernel-tests";
@@ -88,8 +88,7 @@ fn test(cluster: &Cluster, programs: &[Program], args: &Args) -> Result<Vec<Stri
 
 /// Builds every `ovs_*` test file of the workspace.
 fn build() -> Result<Vec<Program>> {
-    let output = Command::new(std::env::var_os("CARGO").unwrap_or("cargo".into()))
-        .current_dir(crate::root())
+    let output = binaries::cargo()
         .args(["test", "--workspace", "--locked", "--no-run"])
         .args(["--test", "ovs_*"])
         .arg("--message-format=json-render-diagnostics")
