@@ -33,9 +33,15 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let lanes = thread::scope(|scope| {
         let lanes = [waiting, working].map(|lane| {
             let (failed, progress) = (&failed, &progress);
-            scope.spawn(move || lane.iter().try_for_each(|program| one(program, failed, progress)))
+            scope.spawn(move || {
+                lane.iter()
+                    .try_for_each(|program| one(program, failed, progress))
+            })
         });
-        lanes.map(|lane| lane.join().unwrap_or_else(|_| Err(anyhow!("a lane panicked"))))
+        lanes.map(|lane| {
+            lane.join()
+                .unwrap_or_else(|_| Err(anyhow!("a lane panicked")))
+        })
     });
     for lane in lanes {
         lane?;

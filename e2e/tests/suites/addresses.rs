@@ -126,7 +126,10 @@ fn answer(bed: &Bed, namespace: &str, name: &str, probe: &pod::Pod) -> Result<()
         .filter_map(|ip| ip["ip"].as_str())
         .collect();
     let distinct: BTreeSet<_> = addresses.iter().collect();
-    ensure!(distinct.len() == addresses.len(), "an address was given twice");
+    ensure!(
+        distinct.len() == addresses.len(),
+        "an address was given twice"
+    );
     ensure!(
         addresses.len() >= PODS_A_ROUND,
         "{} addresses for {PODS_A_ROUND} pods",
