@@ -39,6 +39,7 @@ mod index;
 mod info;
 mod log;
 mod metrics;
+mod nodeipam;
 mod objects;
 mod quarantine;
 mod reign;
