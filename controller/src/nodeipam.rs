@@ -74,6 +74,8 @@ const AT_ONCE: usize = 8;
 const GATHER: usize = 512;
 /// How long what failed waits.
 const RETRY: Duration = Duration::from_secs(5);
+/// How long it takes to take the Lease anew after another wrote it, or to rise above its epoch.
+const AGAIN: Duration = Duration::from_secs(1);
 /// Most events at once about nodes that get nothing; the condition counts all.
 const EVENTS: usize = 20;
 
@@ -106,6 +108,15 @@ enum SessionError {
     /// The watch is over, which it never is.
     #[error("the watch of Nodes ended")]
     WatchEnded,
+}
+
+impl SessionError {
+    fn patience(&self) -> Duration {
+        match self {
+            Self::Claims(ClaimError::Superseded { .. } | ClaimError::Lost) => AGAIN,
+            Self::Claims(_) | Self::WatchEnded => RETRY,
+        }
+    }
 }
 
 /// Whether a term still goes on. Its end moves on with every renewal, so it is asked for anew.
@@ -156,7 +167,7 @@ impl NodeIpamTask {
                     self.explain(&error);
                     tokio::select! {
                         () = stop.cancelled() => return,
-                        () = tokio::time::sleep(RETRY) => {}
+                        () = tokio::time::sleep(error.patience()) => {}
                     }
                     continue;
                 }
