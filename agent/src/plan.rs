@@ -448,6 +448,7 @@ mod tests {
             },
             startup_taint: None,
             service_cidrs: vec!["10.96.0.0/16".parse().unwrap()],
+            node_ipam: None,
             log_level: "info".into(),
         }
     }

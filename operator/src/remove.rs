@@ -67,7 +67,7 @@ impl Reconciler {
                 for secret in [object::LAST_APPLIED, object::CONTROLLER_TLS, object::CA] {
                     self.cluster.delete_secret(secret).await?;
                 }
-                self.cluster.delete_controller_lease().await?;
+                self.cluster.delete_controller_leases().await?;
                 self.event(sight, carrick_k8s::event::Severity::Normal, "Removed", "Remove", "every node is as it was")
                     .await;
                 self.release(&sight.networking).await?;

@@ -7,14 +7,16 @@
 use carrick_api::effective::{DatapathType, TunnelProtocol};
 
 use crate::effective::Effective;
-use crate::facts::AgentsSeen;
+use crate::facts::{AgentsSeen, Facts};
+use crate::nodeipam;
 use crate::verdict::{Doubt, Refusal};
 
 const AGAIN: &str = "put the old value back; or delete the Networking (pods lose their network) and create it again";
 
 /// What of `next` must not be applied over `last`.
-pub fn refusals(last: &Effective, next: &Effective, agents: &AgentsSeen) -> Vec<Refusal> {
+pub fn refusals(last: &Effective, next: &Effective, facts: &Facts) -> Vec<Refusal> {
     let mut found = Vec::new();
+    let agents = &facts.agents;
     if agents.ready == 0 {
         return found;
     }
@@ -106,6 +108,7 @@ pub fn refusals(last: &Effective, next: &Effective, agents: &AgentsSeen) -> Vec<
             );
         }
     }
+    found.extend(nodeipam::change(last, next, facts));
     found
 }
 
@@ -154,10 +157,13 @@ mod tests {
     use crate::samples;
     use carrick_api::effective::TrafficMode;
 
-    fn agents() -> AgentsSeen {
-        AgentsSeen {
-            ready: 3,
-            largest_mtu: Some(1450),
+    fn agents() -> Facts {
+        Facts {
+            agents: AgentsSeen {
+                ready: 3,
+                largest_mtu: Some(1450),
+            },
+            ..samples::facts()
         }
     }
 
@@ -169,7 +175,7 @@ mod tests {
         let found = refusals(&last, &next, &agents());
         let found: Vec<_> = found.iter().map(|refusal| refusal.field.as_str()).collect();
         assert_eq!(found, fields);
-        assert!(refusals(&last, &next, &AgentsSeen::default()).is_empty());
+        assert!(refusals(&last, &next, &samples::facts()).is_empty());
     }
 
     #[test]

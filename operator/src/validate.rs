@@ -4,10 +4,12 @@
 //! is doubtful but not wrong is a [`Doubt`]: over-strict validation bricks clusters.
 
 use carrick_api::effective::{DatapathType, TrafficMode};
+use carrick_api::networking::IpamMode;
 use ipnet::IpNet;
 
 use crate::effective::Effective;
 use crate::facts::{Facts, Probe};
+use crate::nodeipam;
 use crate::verdict::{Doubt, Refusal};
 
 /// The least MTU of a link that carries IPv6 (RFC 8200 §5).
@@ -65,6 +67,7 @@ pub fn refusals(effective: &Effective, facts: &Facts) -> Vec<Refusal> {
             mend: "choose Encap; or NoEncap with a route table that sends each node's pod CIDRs to it".into(),
         });
     }
+    found.extend(nodeipam::refusals(effective, facts));
     if let Probe::Failed(why) = &facts.api_server_probe {
         found.push(Refusal {
             field: "spec.apiServer".into(),
@@ -117,7 +120,8 @@ pub fn doubts(effective: &Effective, facts: &Facts) -> Vec<Doubt> {
         .filter(|node| in_scope(effective, node) && node.pod_cidrs.is_empty())
         .map(|node| node.name.as_str())
         .collect();
-    if !without.is_empty() {
+    // In NodeIPAM the controller gives them theirs, and says so where it cannot.
+    if !without.is_empty() && effective.ipam == IpamMode::NodeCIDR {
         found.push(Doubt {
             name: "nodes-without-pod-cidrs",
             message: format!(
@@ -128,6 +132,7 @@ pub fn doubts(effective: &Effective, facts: &Facts) -> Vec<Doubt> {
             ),
         });
     }
+    found.extend(nodeipam::doubts(effective, facts));
     let overlaps = overlaps(facts);
     if !overlaps.is_empty() {
         let names: Vec<&str> = overlaps.iter().map(String::as_str).collect();

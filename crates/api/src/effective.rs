@@ -22,8 +22,36 @@ pub struct EffectiveConfig {
     pub startup_taint: Option<String>,
     /// Ranges of ClusterIPs: no pod CIDR may overlap them. Empty when the cluster does not tell.
     pub service_cidrs: Vec<IpNet>,
+    /// How the controller allocates the pod CIDRs of nodes; none where kube-controller-manager does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node_ipam: Option<NodeIpam>,
     /// A `tracing` level: error, warn, info, debug or trace.
     pub log_level: String,
+}
+
+/// `ipam.nodeIPAM`: what the controller allocates the pod CIDRs of nodes from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeIpam {
+    /// Ranges to allocate from, used in this order within each family.
+    #[serde(rename = "clusterCIDRs")]
+    pub cluster_cidrs: Vec<IpNet>,
+    /// Prefix length of a node's IPv4 CIDR.
+    #[serde(rename = "nodeMaskSizeIPv4")]
+    pub node_mask_size_ipv4: u8,
+    /// Prefix length of a node's IPv6 CIDR.
+    #[serde(rename = "nodeMaskSizeIPv6")]
+    pub node_mask_size_ipv6: u8,
+}
+
+impl NodeIpam {
+    /// Prefix length of a node's CIDR out of `cluster`.
+    #[must_use]
+    pub fn node_mask_size(&self, cluster: &IpNet) -> u8 {
+        match cluster {
+            IpNet::V4(_) => self.node_mask_size_ipv4,
+            IpNet::V6(_) => self.node_mask_size_ipv6,
+        }
+    }
 }
 
 /// A host (name or address, no brackets) and a port.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use carrick_api::effective::EffectiveConfig;
 use carrick_api::names::object;
 use k8s_openapi::api::core::v1::ConfigMap;
 use sha2::{Digest, Sha256};
@@ -17,18 +18,22 @@ pub(crate) const CA_KEY: &str = "ca.crt";
 /// The ConfigMaps and the hash of the configuration.
 pub(crate) struct Config {
     pub(crate) objects: Vec<Object>,
-    /// In the pod templates of its readers, so that a change rolls them in waves. The CA bundle is
-    /// not part of it: readers read it again when its file changes.
+    /// In the agents' pod template, so that a change rolls them in waves. The CA bundle is not part
+    /// of it: readers read it again when its file changes. Nor is what only the controller reads:
+    /// another cluster CIDR must not restart an agent on every node.
     pub(crate) hash: String,
+    /// In the controller's pod template.
+    pub(crate) controller_hash: String,
 }
 
 pub(crate) fn config(input: &Input<'_>) -> Result<Config, ObjectError> {
     let config = input.effective.config(input.facts);
-    let text = serde_json::to_string_pretty(&config).map_err(|source| ObjectError {
-        kind: Kind::ConfigMap,
-        source,
-    })?;
-    let hash = hex::encode(&Sha256::digest(text.as_bytes())[..8]);
+    let text = text(&config)?;
+    let controller_hash = hash(&text);
+    let hash = hash(&self::text(&EffectiveConfig {
+        node_ipam: None,
+        ..config
+    })?);
     let one = |name: &str, key: &str, value: String| {
         Object::new(
             Kind::ConfigMap,
@@ -45,5 +50,17 @@ pub(crate) fn config(input: &Input<'_>) -> Result<Config, ObjectError> {
             one(object::CA_BUNDLE, CA_KEY, input.ca_bundle.to_owned())?,
         ],
         hash,
+        controller_hash,
     })
+}
+
+fn text(config: &EffectiveConfig) -> Result<String, ObjectError> {
+    serde_json::to_string_pretty(config).map_err(|source| ObjectError {
+        kind: Kind::ConfigMap,
+        source,
+    })
+}
+
+fn hash(text: &str) -> String {
+    hex::encode(&Sha256::digest(text.as_bytes())[..8])
 }
