@@ -325,7 +325,7 @@ fn a_leader_that_dies_while_nodes_join_gives_no_cidr_twice() {
     let served = || {
         let all = nodes(&cluster);
         all.iter()
-            .filter(|(name, node)| name.starts_with("n") && cidrs(node).len() == 2)
+            .filter(|(name, node)| name.starts_with('n') && cidrs(node).len() == 2)
             .count()
     };
     std::thread::scope(|scope| {
