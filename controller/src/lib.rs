@@ -28,10 +28,10 @@
 //! - Nothing is kept that a restart would lose: everything is computed from the API server and from
 //!   what agents say when they connect.
 //!
-//! RBAC it needs: nodes get/list/watch (and patch for the startup taint or in ipam.mode NodeIPAM), pods get/list/watch, agentinfos get/list/watch,
-//! controllerinfos get/list/create/patch/delete and controllerinfos/status patch, tokenreviews
-//! create, events create/patch; in its own namespace leases get/create/update (carrick-node-ipam in
-//! ipam.mode NodeIPAM only).
+//! RBAC it needs: nodes get/list/watch (and patch, for the startup taint or in ipam.mode NodeIPAM),
+//! pods get/list/watch, agentinfos get/list/watch, controllerinfos get/list/create/patch/delete and
+//! controllerinfos/status patch, tokenreviews create, events create/patch; in its own namespace
+//! leases get/create/update (carrick-node-ipam in ipam.mode NodeIPAM only).
 
 mod api;
 mod args;

@@ -25,7 +25,8 @@
 //! then the list of 2 is younger than what was seen: the Node has its CIDRs there, or is gone, and
 //! a late write can change neither (CIDRs are set once, and the patch names UID and resourceVersion).
 //! So the new leader knows every CIDR that is or may be in use, and alone adds to them. The check of
-//! the term before each write is thrift, not safety.
+//! the term before each write is thrift, not safety. A property test lets two replicas that never
+//! look at a clock do all this in any order (`takeover_tests.rs`).
 //!
 //! What remains is what writes without claims: kube-controller-manager with
 //! `--allocate-node-cidrs`, people, or somebody who deletes the Lease while two replicas believe
@@ -420,3 +421,7 @@ async fn at(time: Option<Instant>) {
         None => std::future::pending().await,
     }
 }
+
+#[cfg(test)]
+#[path = "nodeipam/takeover_tests.rs"]
+mod takeover_tests;
