@@ -428,11 +428,30 @@ async fn what_one_object_can_tell_is_refused_by_the_api_server() {
         json!({"traffic": {"mode": "Carrier"}}),
         "supported values: \"Encap\"",
     );
-    refused(
-        "default",
-        json!({"traffic": {"tunnel": {"protocol": "STT"}}}),
-        "supported values: \"Geneve\"",
-    );
+    for (traffic, words) in [
+        (
+            json!({"tunnel": {"protocol": "STT"}}),
+            "no longer in Open vSwitch for Linux: choose Geneve, VXLAN or GRE",
+        ),
+        (
+            json!({"tunnel": {"protocol": "IPIP"}}),
+            "protocol is Geneve, VXLAN or GRE",
+        ),
+        (
+            json!({"tunnel": {"protocol": "GRE", "port": 4789}}),
+            "choose Geneve or VXLAN",
+        ),
+        (
+            json!({"mode": "NoEncap", "tunnel": {"protocol": "VXLAN"}}),
+            "choose Encap or Hybrid",
+        ),
+        (
+            json!({"transport": {"cidrs": ["192.0.2.0"]}}),
+            "ranges such as 192.0.2.0/24",
+        ),
+    ] {
+        refused("default", json!({"traffic": traffic}), words);
+    }
     refused("default", json!({"traffic": {"mtu": 100}}), "at least 576");
     refused(
         "default",
