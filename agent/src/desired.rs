@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use carrick_api::names::link;
-use carrick_datapath::{DatapathKind, Port};
+use carrick_datapath::{DatapathKind, Port, Tunnel, TunnelProtocol};
 use carrick_ovsdb::desired::{
     BridgeConfig, DatapathType, FailMode, InterfaceType, OfPort, PortConfig, SwitchConfig,
 };
@@ -30,7 +30,7 @@ pub fn switch_config<'a>(
     };
     let mut integration = BridgeConfig::new(link::INTEGRATION_BRIDGE, datapath);
     integration.external_ids = owned("integration");
-    integration.ports.push(tunnel_port());
+    integration.ports.extend(plan.tunnel.map(tunnel_port));
     integration.ports.push(gateway_port(plan));
     integration.ports.extend(attachments.map(pod_port));
     let mut config = SwitchConfig {
@@ -53,12 +53,29 @@ fn owned(role: &str) -> BTreeMap<String, String> {
 }
 
 /// One port for all tunnels: flows say where each packet goes (`remote_ip=flow`). The key is 0 and
-/// matched, so that foreign virtual networks on the same UDP port are not taken for ours.
-fn tunnel_port() -> PortConfig {
-    let mut port = PortConfig::new(link::TUNNEL, InterfaceType::Geneve)
+/// matched, so that foreign virtual networks on the same UDP port are not taken for ours; GRE has no
+/// key then, which Open vSwitch takes for 0, and 4 bytes less of header.
+fn tunnel_port(tunnel: Tunnel) -> PortConfig {
+    let kind = match tunnel.protocol {
+        TunnelProtocol::Geneve => InterfaceType::Geneve,
+        TunnelProtocol::Vxlan => InterfaceType::Vxlan,
+        TunnelProtocol::Gre => InterfaceType::Gre,
+    };
+    let mut port = PortConfig::new(link::TUNNEL, kind)
         .option("remote_ip", "flow")
-        .option("key", "0")
         .external_id(OWNER, "tunnel");
+    if tunnel.protocol != TunnelProtocol::Gre {
+        port = port.option("key", "0");
+    }
+    // Its own port is the default of each protocol.
+    if tunnel.port != tunnel.protocol.iana_port()
+        && let Some(number) = tunnel.port
+    {
+        port = port.option("dst_port", number.to_string());
+    }
+    if tunnel.checksum {
+        port = port.option("csum", "true");
+    }
     port.ofport_request = OfPort::new(Port::TUNNEL.0);
     port
 }

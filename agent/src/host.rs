@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use carrick_api::names::link;
-use carrick_datapath::{HostDesired, MacAddr, NftFamily, NftTable};
+use carrick_datapath::{HostDesired, HostRoute, MacAddr, NftFamily, NftTable, RouteLink};
 use carrick_node::{
     AdminState, Link, LinkFacts, LinkLocal, Neighbour, Netlink, NetlinkError, Nft, Route,
     RouteOrigin, Sysctls,
@@ -16,7 +16,7 @@ use tracing::{debug, info};
 
 use crate::before::{BeforeFile, ChangedSysctl};
 use crate::paths::Paths;
-use crate::plan::{HostLink, HostLinks};
+use crate::plan::{HostLink, HostLinks, NodePlan};
 
 /// How long Open vSwitch may take to make an internal port after the transaction.
 const LINK_LIMIT: Duration = Duration::from_secs(10);
@@ -228,10 +228,10 @@ impl Host {
     pub async fn sync_stack(
         &mut self,
         desired: &HostDesired,
-        gateway_mac: MacAddr,
-        mtu: u16,
+        plan: &NodePlan,
         errors: &mut HostErrors,
     ) {
+        let (gateway_mac, mtu) = (plan.gateway.mac, plan.mtu);
         let wait = self.netlink.wait_link(link::GATEWAY, LINK_LIMIT).await;
         let Some(gateway) = errors.note(wait) else {
             return;
@@ -269,16 +269,28 @@ impl Host {
         if let Some(outcome) = errors.note(outcome) {
             errors.extend(outcome.failed);
         }
+        let name = plan.transport.holder.as_str();
+        let transport = errors.note(self.netlink.link(name).await).flatten();
+        let needed = |route: &HostRoute| route.link == RouteLink::Transport;
+        if transport.is_none() && desired.routes.iter().any(needed) {
+            errors.0.push(format!(
+                "the transport interface {name} is gone, and with it the routes to other nodes' pods"
+            ));
+        }
         let routes: BTreeSet<Route> = desired
             .routes
             .iter()
-            .map(|route| {
-                Route::via(
+            .filter_map(|route| {
+                let link = match route.link {
+                    RouteLink::Gateway => &gateway,
+                    RouteLink::Transport => transport.as_ref()?,
+                };
+                Some(Route::via(
                     route.destination,
-                    gateway.index,
+                    link.index,
                     route.via,
-                    Some(route.source),
-                )
+                    route.source,
+                ))
             })
             .collect();
         let outcome = self

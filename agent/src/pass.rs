@@ -199,9 +199,7 @@ impl Programmer {
             self.host.move_transport(&saved, &mut errors).await;
         }
         if host_due {
-            self.host
-                .sync_stack(&host, plan.gateway.mac, plan.mtu, &mut errors)
-                .await;
+            self.host.sync_stack(&host, &plan, &mut errors).await;
             let clean = errors.0.is_empty();
             self.host_state.done = clean.then(|| (host, Instant::now()));
         }
@@ -322,6 +320,7 @@ impl Programmer {
         let input = HostInput {
             gateway_link: link::GATEWAY,
             snat: plan.snat,
+            tunnel: plan.tunnel,
             hidden_links: hidden,
             more_chains: &more_chains,
         };

@@ -3,11 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use carrick_api::effective::{DatapathType, EffectiveConfig, SnatMode};
+use carrick_api::effective::{self, DatapathType, EffectiveConfig, SnatMode, TrafficMode};
 use carrick_api::names::link;
 use carrick_datapath::{
-    Addresses, DatapathKind, Gateway, IpFamily, MacAddr, MtuError, NodeState, Peer, Pod, Port,
-    Refused, Snat, admit_own, admit_peers, gateway_address, pod_mtu,
+    Addresses, DatapathKind, Gateway, IpFamily, MacAddr, Mode, MtuError, NodeState, Peer, Pod,
+    Port, Refused, Snat, Tunnel, TunnelProtocol, admit_own, admit_peers, gateway_address, pod_mtu,
 };
 use ipnet::IpNet;
 use sha2::{Digest, Sha256};
@@ -33,15 +33,19 @@ pub struct HostLink {
 /// The host's links by name.
 pub type HostLinks = BTreeMap<String, HostLink>;
 
-/// The link that carries tunnels.
+/// The link that carries traffic between nodes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Transport {
     /// The NIC.
     pub link: String,
+    /// The link that holds its addresses: itself, or the bridge it is in.
+    pub holder: String,
     /// Its MTU.
     pub mtu: u32,
-    /// Where tunnels end here.
+    /// This node's addresses on it.
     pub endpoints: Addresses,
+    /// The subnets it is on.
+    pub subnets: Vec<IpNet>,
 }
 
 /// What this node is. Everything the switch and the host must hold follows from it.
@@ -55,8 +59,12 @@ pub struct NodePlan {
     pub gateway: Gateway,
     /// MTU of pods and gateway.
     pub mtu: u16,
-    /// The link that carries tunnels.
+    /// The link that carries traffic between nodes.
     pub transport: Transport,
+    /// How packets travel between nodes.
+    pub mode: Mode,
+    /// The tunnel, in modes that have one.
+    pub tunnel: Option<Tunnel>,
     /// The bridge's datapath.
     pub datapath: DatapathKind,
     /// The other nodes, without refused ranges.
@@ -93,7 +101,7 @@ pub enum PlanError {
         /// What was refused, as a clause.
         refused: String,
     },
-    /// No link of the host can carry tunnels.
+    /// No link of the host can carry traffic between nodes.
     #[error("{reason}")]
     NoTransport {
         /// What is missing and how to mend it.
@@ -109,6 +117,15 @@ pub enum PlanError {
         link: String,
         /// The node's address on it.
         address: IpAddr,
+    },
+    /// The kernel datapath has no GRE between IPv6 addresses.
+    #[error(
+        "traffic.tunnel.protocol GRE needs IPv4 addresses between nodes on the kernel datapath, and interface \
+         {link} has none: give it one, or choose Geneve or VXLAN"
+    )]
+    GreOverIpv6 {
+        /// The transport interface.
+        link: String,
     },
     /// There is no usable MTU.
     #[error("the MTU of transport interface {link} cannot be used: {source}")]
@@ -127,6 +144,27 @@ pub const fn datapath_of(config: &EffectiveConfig) -> DatapathKind {
         DatapathType::Auto | DatapathType::Kernel => DatapathKind::System,
         DatapathType::Userspace => DatapathKind::Netdev,
     }
+}
+
+/// The mode and the tunnel that a configuration means.
+fn mode_of(traffic: &effective::Traffic) -> (Mode, Option<Tunnel>) {
+    let mode = match traffic.mode {
+        TrafficMode::Encap => Mode::Encap,
+        TrafficMode::Hybrid => Mode::Hybrid,
+        TrafficMode::NoEncap => return (Mode::NoEncap, None),
+    };
+    let protocol = match traffic.tunnel_protocol {
+        effective::TunnelProtocol::Geneve => TunnelProtocol::Geneve,
+        effective::TunnelProtocol::VXLAN => TunnelProtocol::Vxlan,
+        effective::TunnelProtocol::GRE => TunnelProtocol::Gre,
+    };
+    let asked = (traffic.tunnel_port != 0).then_some(traffic.tunnel_port);
+    let tunnel = Tunnel {
+        protocol,
+        port: protocol.iana_port().map(|usual| asked.unwrap_or(usual)),
+        checksum: traffic.tunnel_checksum,
+    };
+    (mode, Some(tunnel))
 }
 
 /// The MAC address of a node's gateway: the same after every restart and reboot, so that pods'
@@ -178,10 +216,17 @@ pub fn plan(
     } else {
         IpFamily::V6
     };
+    let (mode, tunnel) = mode_of(&config.traffic);
+    let gre = tunnel.is_some_and(|tunnel| tunnel.protocol == TunnelProtocol::Gre);
+    if gre && outer == IpFamily::V6 && datapath == DatapathKind::System {
+        return Err(PlanError::GreOverIpv6 {
+            link: transport.link,
+        });
+    }
     let mtu = pod_mtu(
         transport.mtu,
         config.traffic.mtu,
-        outer,
+        tunnel.map_or(0, |tunnel| tunnel.overhead(outer)),
         gateways.v6.is_some(),
     )
     .map_err(|source| PlanError::Mtu {
@@ -210,11 +255,15 @@ pub fn plan(
         pod_cidrs,
         mtu,
         transport,
+        mode,
+        tunnel,
         datapath,
         peers,
         refused,
         snat: match config.traffic.snat {
-            SnatMode::Auto => Snat::Masquerade,
+            SnatMode::Auto => Snat::Masquerade {
+                fully_random: config.traffic.snat_randomly,
+            },
             SnatMode::Disabled => Snat::Off,
         },
     })
@@ -226,8 +275,10 @@ impl NodePlan {
         NodeState {
             gateway: self.gateway,
             pod_cidrs: self.pod_cidrs.clone(),
-            tunnel: Some(Port::TUNNEL),
+            mode: self.mode,
+            tunnel: self.tunnel.map(|_| Port::TUNNEL),
             endpoints: self.transport.endpoints,
+            subnets: self.transport.subnets.clone(),
             peers: self.peers.clone(),
             pods,
         }
@@ -261,38 +312,48 @@ fn transport(
     links: &HostLinks,
 ) -> Result<Transport, PlanError> {
     let asked = config.traffic.transport_interface.as_str();
+    let cidrs = config.traffic.transport_cidrs.as_slice();
     let no = |reason: String| PlanError::NoTransport { reason };
-    let nic = if asked.is_empty() {
-        if datapath == DatapathKind::Netdev {
-            return Err(no(
-                "the userspace datapath needs traffic.transport.interface".to_owned(),
-            ));
-        }
-        let held: BTreeSet<IpAddr> = node_addresses.iter().copied().collect();
-        links
-            .values()
-            .find(|link| link.addresses.iter().any(|net| held.contains(&net.addr())))
-            .ok_or_else(|| {
-                let list: Vec<_> = node_addresses.iter().map(ToString::to_string).collect();
-                no(format!(
-                    "no interface of this node holds one of its InternalIPs ({}): set \
-                     traffic.transport.interface",
-                    list.join(", ")
-                ))
-            })?
-    } else {
+    let nic = if !asked.is_empty() {
         links.get(asked).ok_or_else(|| {
             no(format!(
                 "there is no interface {asked} here: correct traffic.transport.interface"
             ))
         })?
+    } else if datapath == DatapathKind::Netdev {
+        return Err(no(
+            "the userspace datapath needs traffic.transport.interface".to_owned(),
+        ));
+    } else if cidrs.is_empty() {
+        let held: BTreeSet<IpAddr> = node_addresses.iter().copied().collect();
+        links
+            .values()
+            .find(|link| link.addresses.iter().any(|net| held.contains(&net.addr())))
+            .ok_or_else(|| {
+                no(format!(
+                    "no interface of this node holds one of its InternalIPs ({}): set \
+                     traffic.transport.interface",
+                    list(node_addresses)
+                ))
+            })?
+    } else {
+        links
+            .values()
+            .find(|link| !endpoints(link, node_addresses, cidrs).is_empty())
+            .ok_or_else(|| {
+                no(format!(
+                    "no interface of this node has an address in traffic.transport.cidrs ({}): add the range \
+                     this node's addresses are in",
+                    list(cidrs)
+                ))
+            })?
     };
     // On the userspace datapath the NIC's addresses are on the bridge it is in.
     let holder = match datapath {
         DatapathKind::System => nic,
         DatapathKind::Netdev => links
             .get(link::TRANSPORT_BRIDGE)
-            .filter(|bridge| !endpoints(bridge, node_addresses).is_empty())
+            .filter(|bridge| !endpoints(bridge, node_addresses, cidrs).is_empty())
             .unwrap_or(nic),
     };
     if datapath == DatapathKind::Netdev
@@ -307,37 +368,59 @@ fn transport(
             address,
         });
     }
-    let endpoints = endpoints(holder, node_addresses);
+    let endpoints = endpoints(holder, node_addresses, cidrs);
     if endpoints.is_empty() {
+        let within = if cidrs.is_empty() {
+            String::new()
+        } else {
+            format!(" in traffic.transport.cidrs ({})", list(cidrs))
+        };
         return Err(no(format!(
-            "interface {} has no address that other nodes can reach: give it one, or choose another \
+            "interface {} has no address that other nodes can reach{within}: give it one, or choose another \
              traffic.transport.interface",
             holder.name
         )));
     }
+    let subnets = reachable(holder).map(|net| net.trunc()).collect();
     Ok(Transport {
         link: nic.name.clone(),
+        holder: holder.name.clone(),
         mtu: nic.mtu,
         endpoints,
+        subnets,
     })
 }
 
-/// One address per family: the node's own where the link holds it, else the link's first that
-/// other nodes can reach.
-fn endpoints(link: &HostLink, node_addresses: &[IpAddr]) -> Addresses {
-    let usable = |address: &IpAddr| match address {
+/// A link's addresses that other nodes can reach.
+fn reachable(link: &HostLink) -> impl Iterator<Item = IpNet> + '_ {
+    let usable = |net: &IpNet| match net.addr() {
         IpAddr::V4(v4) => !v4.is_link_local() && !v4.is_loopback() && !v4.is_unspecified(),
         IpAddr::V6(v6) => !v6.is_unicast_link_local() && !v6.is_loopback() && !v6.is_unspecified(),
     };
-    let held = || link.addresses.iter().map(IpNet::addr).filter(usable);
+    link.addresses.iter().copied().filter(usable)
+}
+
+/// One address per family: the node's own where the link holds it, else the link's first that
+/// other nodes can reach; only within `cidrs` where there are any.
+fn endpoints(link: &HostLink, node_addresses: &[IpAddr], cidrs: &[IpNet]) -> Addresses {
+    let held = || {
+        reachable(link)
+            .map(|net| net.addr())
+            .filter(|address| cidrs.is_empty() || cidrs.iter().any(|range| range.contains(address)))
+    };
     let own = held().filter(|address| node_addresses.contains(address));
     Addresses::first_of(own.chain(held()))
+}
+
+fn list(items: &[impl ToString]) -> String {
+    let words: Vec<_> = items.iter().map(ToString::to_string).collect();
+    words.join(", ")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use carrick_api::effective::{Cni, Endpoint, Traffic, TrafficMode, TunnelProtocol};
+    use carrick_api::effective::{Cni, Endpoint, Traffic};
 
     pub(crate) fn config(datapath: DatapathType, transport: &str) -> EffectiveConfig {
         EffectiveConfig {
@@ -347,10 +430,14 @@ mod tests {
             },
             traffic: Traffic {
                 mode: TrafficMode::Encap,
-                tunnel_protocol: TunnelProtocol::Geneve,
+                tunnel_protocol: effective::TunnelProtocol::Geneve,
+                tunnel_port: 0,
+                tunnel_checksum: false,
                 mtu: 0,
                 transport_interface: transport.into(),
+                transport_cidrs: Vec::new(),
                 snat: SnatMode::Auto,
+                snat_randomly: false,
             },
             datapath,
             cni: Cni {
@@ -361,6 +448,7 @@ mod tests {
             },
             startup_taint: None,
             service_cidrs: vec!["10.96.0.0/16".parse().unwrap()],
+            node_ipam: None,
             log_level: "info".into(),
         }
     }
@@ -463,6 +551,61 @@ mod tests {
             plan.transport.endpoints.v4,
             Some("172.31.0.11".parse().unwrap())
         );
+    }
+
+    #[test]
+    fn ranges_choose_the_link_and_among_its_addresses() {
+        let committed = committed(None, &["10.1.0.0/24"], &[]);
+        let run = |interface: &str, cidrs: &[&str]| {
+            let mut config = config(DatapathType::Auto, interface);
+            config.traffic.transport_cidrs =
+                cidrs.iter().map(|text| text.parse().unwrap()).collect();
+            plan(&config, "a", &committed, &links())
+        };
+        let both = run("", &["172.31.0.0/16"]).unwrap().transport;
+        assert_eq!(both.link, "eth1");
+        assert_eq!(both.endpoints.v4, Some("172.31.0.11".parse().unwrap()));
+        assert_eq!(both.endpoints.v6, None, "outside of the ranges");
+        let v6 = run("eth1", &["fd00:31::/64"]).unwrap().transport;
+        assert_eq!((v6.endpoints.v4, v6.endpoints.v6.is_some()), (None, true));
+        for (interface, cidrs) in [("", ["192.0.2.0/24"]), ("eth0", ["172.31.0.0/16"])] {
+            let error = run(interface, &cidrs).unwrap_err().to_string();
+            assert!(error.contains("traffic.transport.cidrs"), "{error}");
+        }
+    }
+
+    #[test]
+    fn the_mtu_is_what_the_mode_leaves() {
+        let committed = committed(None, &["10.1.0.0/24"], &[]);
+        let run = |change: fn(&mut Traffic)| {
+            let mut config = config(DatapathType::Auto, "eth1");
+            change(&mut config.traffic);
+            plan(&config, "a", &committed, &links()).unwrap()
+        };
+        let bare = run(|traffic| traffic.mode = TrafficMode::NoEncap);
+        assert_eq!((bare.mtu, bare.tunnel), (1500, None));
+        let hybrid = run(|traffic| traffic.mode = TrafficMode::Hybrid);
+        assert_eq!((hybrid.mtu, hybrid.mode), (1450, Mode::Hybrid));
+        let gre = run(|traffic| traffic.tunnel_protocol = effective::TunnelProtocol::GRE);
+        assert_eq!(gre.mtu, 1462);
+        let other = run(|traffic| traffic.tunnel_port = 7000);
+        assert_eq!(other.tunnel.unwrap().port, Some(7000));
+    }
+
+    #[test]
+    fn gre_between_ipv6_addresses_is_refused_on_the_kernel_datapath() {
+        let committed = committed(None, &["10.1.0.0/24"], &[]);
+        let run = |datapath: DatapathType| {
+            let mut config = config(datapath, "eth1");
+            config.traffic.tunnel_protocol = effective::TunnelProtocol::GRE;
+            config.traffic.transport_cidrs = vec!["fd00:31::/64".parse().unwrap()];
+            plan(&config, "a", &committed, &links())
+        };
+        assert!(matches!(
+            run(DatapathType::Kernel),
+            Err(PlanError::GreOverIpv6 { .. })
+        ));
+        assert_eq!(run(DatapathType::Userspace).unwrap().mtu, 1442);
     }
 
     #[test]

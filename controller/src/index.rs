@@ -34,10 +34,22 @@ pub struct Change {
     pub record: Option<Arc<Entry>>,
 }
 
+/// Who gives nodes their pod CIDRs.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+enum CidrAllocator {
+    /// kube-controller-manager.
+    #[default]
+    Kubernetes,
+    /// This controller (`ipam.mode: NodeIPAM`).
+    Us,
+}
+
 /// What is known of the cluster.
 #[derive(Debug, Default)]
 pub struct Index {
     service_cidrs: Vec<IpNet>,
+    /// Who gives nodes their CIDRs.
+    allocator: CidrAllocator,
     nodes: HashMap<NodeName, NodeObject>,
     claims: Claims,
     infos: HashMap<NodeName, Vec<IpAddr>>,
@@ -56,6 +68,13 @@ impl Index {
             service_cidrs,
             ..Self::default()
         }
+    }
+
+    /// Nodes get their CIDRs from this controller: what is said of a node without one follows.
+    #[must_use]
+    pub fn allocating(mut self) -> Self {
+        self.allocator = CidrAllocator::Us;
+        self
     }
 
     /// The Node named `name`.
@@ -208,9 +227,15 @@ impl Index {
             ));
         }
         if node.pod_cidrs.is_empty() {
-            return Some(
-                "the node has no pod CIDR: run kube-controller-manager with --allocate-node-cidrs and a --cluster-cidr that has room".to_owned(),
-            );
+            let text = match self.allocator {
+                CidrAllocator::Kubernetes => {
+                    "the node has no pod CIDR: run kube-controller-manager with --allocate-node-cidrs and a --cluster-cidr that has room"
+                }
+                CidrAllocator::Us => {
+                    "the node has no pod CIDR yet: where the controller does not give it one, the condition NodeCIDRsAllocated of the leader's ControllerInfo says why"
+                }
+            };
+            return Some(text.to_owned());
         }
         let claim = Claim {
             created: node.created,
@@ -223,7 +248,7 @@ impl Index {
                 .find(|net| net.contains(cidr) || cidr.contains(*net));
             if let Some(service) = service {
                 return Some(format!(
-                    "the pod CIDR {cidr} overlaps the Service range {service}: choose a --cluster-cidr apart from it, delete the Node object and let the kubelet register it again"
+                    "the pod CIDR {cidr} overlaps the Service range {service}: choose cluster CIDRs apart from it, delete the Node object and let the kubelet register it again"
                 ));
             }
             if let Some((net, other)) = self.claims.earlier(*cidr, &claim) {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use carrick_api::controllerinfo::condition::READY;
+use carrick_api::controllerinfo::condition::{NODE_CIDRS_ALLOCATED, READY};
 use carrick_api::{ControllerInfo, ControllerInfoSpec, ControllerInfoStatus};
 use carrick_k8s::apply::{ApplyError, apply, apply_status, delete};
 use carrick_k8s::client::{CallError, timely};
@@ -13,11 +13,13 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{DeleteParams, ListParams};
 use kube::{Api, Client};
+use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use crate::hub::Hub;
+use crate::nodeipam::finding::Verdict;
 use crate::reign::Reign;
 
 /// The field manager.
@@ -59,6 +61,7 @@ pub fn status(
     hub: &Hub,
     reign: &Reign,
     health: &Health,
+    node_cidrs: Option<&Verdict>,
     old: &ControllerInfoStatus,
     now: Timestamp,
 ) -> ControllerInfoStatus {
@@ -80,6 +83,23 @@ pub fn status(
         None,
         now,
     );
+    // Said by the one who allocates; a standby's old word would contradict it.
+    match node_cidrs.filter(|_| leader) {
+        Some(said) => {
+            let (status, reason) = (said.status, said.reason);
+            let set = &mut conditions;
+            condition::set(
+                set,
+                NODE_CIDRS_ALLOCATED,
+                status,
+                reason,
+                &said.message,
+                None,
+                now,
+            );
+        }
+        None => conditions.retain(|condition| condition.type_ != NODE_CIDRS_ALLOCATED),
+    }
     let number = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
     ControllerInfoStatus {
         version: me.version.clone(),
@@ -113,12 +133,14 @@ fn differs(old: &ControllerInfoStatus, new: &ControllerInfoStatus) -> bool {
     }
 }
 
-/// Writes our `ControllerInfo` until `stop`.
+/// Writes our `ControllerInfo` until `stop`; `node_cidrs` is what the allocation of nodes' CIDRs
+/// says.
 pub async fn run(
     me: Me,
     hub: Arc<Hub>,
     reign: Reign,
     health: Health,
+    node_cidrs: watch::Receiver<Option<Verdict>>,
     client: Client,
     stop: CancellationToken,
 ) {
@@ -132,7 +154,9 @@ pub async fn run(
             () = stop.cancelled() => return,
             () = tokio::time::sleep_until(next) => {}
         }
-        let fresh = status(&me, &hub, &reign, &health, &written, Timestamp::now());
+        let said = node_cidrs.borrow().clone();
+        let (said, now) = (said.as_ref(), Timestamp::now());
+        let fresh = status(&me, &hub, &reign, &health, said, &written, now);
         if !made || differs(&written, &fresh) {
             match write(&api, &me, &fresh, made).await {
                 Ok(()) => {

@@ -5,12 +5,14 @@
 //! ```text
 //! core      objects ─► index ─► log        facts, the records they mean, numbers and differences
 //!                      quarantine          released addresses and who has to forget them
+//!           nodeipam                       which node gets which CIDR (ipam.mode NodeIPAM)
 //!           hub                            all of it behind one lock, and the connected agents
 //! drivers   watch      Nodes, Pods, AgentInfos ─► facts         (3 tasks, end with the token)
 //!           cluster    TokenReviews, looks at what is doubtful;  auth remembers verdicts
 //!           service, session               one task per stream, ends with it
 //!           tls        accepts connections (1 task) and reloads the certificate (1 task)
 //!           taint, info                    write to the API     (1 task each)
+//!           nodeipam                       claims and gives CIDRs while this replica leads (1 task)
 //! wiring    reign      the election, as streams see it          (1 task)
 //!           run        starts and ends all of the above
 //! ```
@@ -26,9 +28,10 @@
 //! - Nothing is kept that a restart would lose: everything is computed from the API server and from
 //!   what agents say when they connect.
 //!
-//! RBAC it needs: nodes get/list/watch/patch, pods get/list/watch, agentinfos get/list/watch,
-//! controllerinfos get/list/create/patch/delete and controllerinfos/status patch, tokenreviews
-//! create; in its own namespace leases get/create/update.
+//! RBAC it needs: nodes get/list/watch (and patch, for the startup taint or in ipam.mode NodeIPAM),
+//! pods get/list/watch, agentinfos get/list/watch, controllerinfos get/list/create/patch/delete and
+//! controllerinfos/status patch, tokenreviews create, events create/patch; in its own namespace
+//! leases get/create/update (carrick-node-ipam in ipam.mode NodeIPAM only).
 
 mod api;
 mod args;
@@ -39,6 +42,7 @@ mod index;
 mod info;
 mod log;
 mod metrics;
+mod nodeipam;
 mod objects;
 mod quarantine;
 mod reign;

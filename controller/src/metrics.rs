@@ -9,6 +9,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
 use crate::hub::Figures;
+use crate::nodeipam::allocator::Family as IpFamily;
 
 /// How a token was judged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
@@ -28,6 +29,11 @@ struct ReviewLabels {
     result: Review,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct FamilyLabels {
+    family: &'static str,
+}
+
 /// What is counted. Clones share the counters.
 #[derive(Debug, Clone, Default)]
 pub struct Metrics {
@@ -39,6 +45,10 @@ pub struct Metrics {
     pub events: Counter,
     /// Startup taints removed.
     pub untainted: Counter,
+    /// Nodes that got pod CIDRs.
+    pub node_cidrs_allocated: Counter,
+    without_cidrs: Gauge,
+    cidrs_left: Family<FamilyLabels, Gauge>,
     reviews: Family<ReviewLabels, Counter>,
     leader: Gauge,
     epoch: Gauge<u64, AtomicU64>,
@@ -80,6 +90,21 @@ impl Metrics {
             "startup_taints_removed",
             "Startup taints removed from nodes",
             self.untainted.clone(),
+        );
+        r.register(
+            "node_cidrs_allocated",
+            "Nodes that got pod CIDRs from this replica (ipam.mode NodeIPAM)",
+            self.node_cidrs_allocated.clone(),
+        );
+        r.register(
+            "nodes_without_cidrs",
+            "Nodes without pod CIDRs, by the replica that allocates them",
+            self.without_cidrs.clone(),
+        );
+        r.register(
+            "node_cidrs_left",
+            "CIDRs in the cluster CIDRs that no node holds, by the replica that allocates them",
+            self.cidrs_left.clone(),
         );
         r.register(
             "token_checks",
@@ -126,6 +151,23 @@ impl Metrics {
     /// Counts a token.
     pub fn review(&self, result: Review) {
         self.reviews.get_or_create(&ReviewLabels { result }).inc();
+    }
+
+    /// How many nodes have no pod CIDRs.
+    pub fn nodes_without_cidrs(&self, count: usize) {
+        self.without_cidrs.set(gauge(count));
+    }
+
+    /// How many CIDRs of a family no node holds.
+    pub fn node_cidrs_left(&self, family: IpFamily, left: u128) {
+        let labels = FamilyLabels {
+            family: match family {
+                IpFamily::V4 => "ipv4",
+                IpFamily::V6 => "ipv6",
+            },
+        };
+        let left = i64::try_from(left).unwrap_or(i64::MAX);
+        self.cidrs_left.get_or_create(&labels).set(left);
     }
 
     /// Shows the hub's numbers.

@@ -19,7 +19,7 @@ use k8s_openapi::api::core::v1::Node;
 use kube::{Api, Client};
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -31,11 +31,12 @@ use crate::hub::Hub;
 use crate::index::Index;
 use crate::info::{self, Me};
 use crate::metrics::Metrics;
+use crate::nodeipam::NodeIpamTask;
 use crate::objects::Event;
 use crate::reign::{self, Reign};
 use crate::service::Service;
 use crate::tls::Serving;
-use crate::{taint, watch};
+use crate::{taint, watch as watches};
 
 /// Changes read from watches and not taken in yet. A full channel holds the watches back, which
 /// the API server bears for a while and then begins them anew.
@@ -77,7 +78,11 @@ pub async fn run_until(
     let metrics = Metrics::default();
     let mut registry = Registry::default();
     metrics.register(&mut registry);
-    let hub = Arc::new(Hub::new(Index::new(config.service_cidrs.clone())));
+    let mut index = Index::new(config.service_cidrs.clone());
+    if config.node_ipam.is_some() {
+        index = index.allocating();
+    }
+    let hub = Arc::new(Hub::new(index));
     let (throne, reign, demands) = reign::reign(Arc::clone(&hub));
 
     let http_stop = CancellationToken::new();
@@ -132,11 +137,26 @@ pub async fn run_until(
             address: address.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
         };
+        let (verdict, node_cidrs) = watch::channel(None);
+        if let Some(plan) = config.node_ipam.clone() {
+            let task = NodeIpamTask {
+                plan,
+                namespace: args.namespace.clone(),
+                identity: args.pod.clone(),
+                client: client.clone(),
+                reign: reign.clone(),
+                hub: Arc::clone(&hub),
+                metrics: metrics.clone(),
+                verdict,
+            };
+            tasks.spawn(task.run(stop.child_token()));
+        }
         tasks.spawn(info::run(
             me,
             Arc::clone(&hub),
             reign.clone(),
             health.clone(),
+            node_cidrs,
             client.clone(),
             stop.child_token(),
         ));
@@ -266,23 +286,23 @@ async fn start_watches(
     stop: &CancellationToken,
 ) -> mpsc::Receiver<Event> {
     let (out, observations) = mpsc::channel(OBSERVATIONS);
-    let listing = watch::probe_listing(client).await;
+    let listing = watches::probe_listing(client).await;
     info!(?listing, "watching nodes, pods and agentinfos");
     let taint = config.startup_taint.clone();
-    tasks.spawn(watch::nodes(
+    tasks.spawn(watches::nodes(
         client.clone(),
         listing,
         taint,
         out.clone(),
         stop.child_token(),
     ));
-    tasks.spawn(watch::pods(
+    tasks.spawn(watches::pods(
         client.clone(),
         listing,
         out.clone(),
         stop.child_token(),
     ));
-    tasks.spawn(watch::infos(
+    tasks.spawn(watches::infos(
         client.clone(),
         listing,
         out,
@@ -381,7 +401,7 @@ async fn own_address(client: &Client, node: &str, stop: &CancellationToken) -> O
     loop {
         match timely("our Node", Duration::from_secs(10), nodes.get(node)).await {
             Ok(found) => {
-                let facts = watch::node_object(&found, None);
+                let facts = watches::node_object(&found, None);
                 if let Some(address) = facts.and_then(|facts| facts.addresses.first().copied()) {
                     return Some(address);
                 }

@@ -65,7 +65,8 @@ pub async fn probe_listing(client: &Client) -> Listing {
     }
 }
 
-fn config(listing: Listing) -> watcher::Config {
+/// How a kind is listed and watched.
+pub fn config(listing: Listing) -> watcher::Config {
     match listing {
         Listing::Streamed => watcher::Config::default().streaming_lists(),
         Listing::Paged => watcher::Config::default().page_size(PAGE),

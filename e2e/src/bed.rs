@@ -37,6 +37,8 @@ pub struct BedSpec {
     pub mask: u8,
     /// What the nodes are made of: kernel nodes get the kernel datapath.
     pub kind: NodeKind,
+    /// `spec.traffic` of its Networking beside the transport interface, as JSON.
+    pub traffic: &'static str,
 }
 
 /// A running cluster with Carrick on it.
@@ -44,12 +46,13 @@ pub struct Bed {
     cluster: Cluster,
     images: Images,
     helm: PathBuf,
+    traffic: &'static str,
     /// What each node was before Carrick came.
     portraits: BTreeMap<String, String>,
 }
 
 impl Bed {
-    /// Starts the cluster, loads the images, installs the chart with a Networking and waits until
+    /// Starts the cluster with the images on its nodes, installs the chart with a Networking and waits until
     /// it is Ready.
     pub fn up(spec: &BedSpec) -> Result<Self> {
         let progress = Progress::stderr();
@@ -58,6 +61,7 @@ impl Bed {
             // A system call costs microseconds there, and each node has one processor.
             NodeKind::Kernel => 3,
         });
+        let images = Images::build(&progress)?;
         let cluster = Cluster::up(
             &ClusterSpec {
                 name: spec.name.to_owned(),
@@ -66,15 +70,16 @@ impl Bed {
                 node_mask_v4: spec.mask,
                 startup_taint: StartupTaint::Enabled,
                 kind: spec.kind,
+                images: images.archives.clone(),
             },
             &progress,
         )?;
-        let images = Images::build(&cluster, &progress)?;
         let helm = carrick_testbed::binaries::helm(&progress)?;
         let mut bed = Self {
             cluster,
             images,
             helm,
+            traffic: spec.traffic,
             portraits: BTreeMap::new(),
         };
         progress.say("recording what the nodes are without Carrick");
@@ -108,24 +113,23 @@ impl Bed {
         arguments.extend(["--set".to_owned(), "apiServer.port=6443".to_owned()]);
         let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
         self.helm(&words)?;
-        self.apply(&self.default_networking())?;
+        self.apply(&self.networking_with(self.traffic)?)?;
         self.wait_ready(Duration::from_mins(4))
     }
 
-    /// The Networking of these beds: namespace nodes have no kernel datapath.
-    fn default_networking(&self) -> Value {
+    /// A Networking of these beds with this `spec.traffic`: namespace nodes have no kernel datapath.
+    pub fn networking_with(&self, traffic: &str) -> Result<Value> {
         let datapath = match self.cluster.spec().kind {
             NodeKind::Namespace => "Userspace",
             NodeKind::Kernel => "Kernel",
         };
-        json!({
+        let mut traffic: Value = serde_json::from_str(traffic).context("traffic is JSON")?;
+        traffic["transport"] = json!({"interface": "eth1"});
+        Ok(json!({
             "apiVersion": "carrick.dev/v1alpha1", "kind": "Networking",
             "metadata": {"name": "default"},
-            "spec": {
-                "traffic": {"transport": {"interface": "eth1"}},
-                "datapath": {"type": datapath},
-            },
-        })
+            "spec": {"traffic": traffic, "datapath": {"type": datapath}},
+        }))
     }
 
     /// Removes the cluster; fails when something is left of it.

@@ -12,13 +12,13 @@ use crate::bed::{Bed, BedSpec, IpFamily};
 /// The clusters there are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Fixture {
-    /// Three nodes, IPv4 and IPv6, a /20 of addresses per node.
+    /// Three nodes, IPv4 and IPv6, a /20 of addresses per node, Geneve.
     Dual,
-    /// Two nodes, IPv4 only.
+    /// Two nodes, IPv4 only, VXLAN.
     V4,
-    /// Two nodes, IPv6 only.
+    /// Two nodes, IPv6 only, Hybrid.
     V6,
-    /// Two nodes with kernels of their own, IPv4 and IPv6: the kernel datapath.
+    /// Two nodes with kernels of their own, IPv4 and IPv6, Geneve: the kernel datapath.
     Kernel,
 }
 
@@ -31,6 +31,7 @@ impl Fixture {
                 family: IpFamily::Dual,
                 mask: 20,
                 kind: NodeKind::Namespace,
+                traffic: "{}",
             },
             Self::V4 => BedSpec {
                 name: "e2e-v4",
@@ -38,6 +39,7 @@ impl Fixture {
                 family: IpFamily::V4,
                 mask: 24,
                 kind: NodeKind::Namespace,
+                traffic: r#"{"tunnel":{"protocol":"VXLAN"}}"#,
             },
             Self::V6 => BedSpec {
                 name: "e2e-v6",
@@ -45,6 +47,7 @@ impl Fixture {
                 family: IpFamily::V6,
                 mask: 24,
                 kind: NodeKind::Namespace,
+                traffic: r#"{"mode":"Hybrid"}"#,
             },
             Self::Kernel => BedSpec {
                 name: "e2e-kernel",
@@ -52,6 +55,7 @@ impl Fixture {
                 family: IpFamily::Dual,
                 mask: 20,
                 kind: NodeKind::Kernel,
+                traffic: "{}",
             },
         }
     }

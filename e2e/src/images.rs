@@ -1,16 +1,17 @@
-//! The images under test, built by `cargo xtask images` and loaded on every node.
+//! The images under test, built by `cargo xtask images`.
 
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
-use carrick_testbed::{Cluster, Progress};
+use carrick_testbed::{Progress, binaries};
 use serde_json::Value;
 
 use crate::command::{root, succeed};
 
-/// Names of what was loaded.
+/// What nodes run.
 pub struct Images {
+    /// Archives of all of them.
+    pub archives: Vec<PathBuf>,
     /// Chart values that name our images.
     values: Vec<(String, String)>,
     /// The test pods' image.
@@ -20,21 +21,19 @@ pub struct Images {
 }
 
 impl Images {
-    /// Builds (or finds) the images and loads them on every node of a cluster.
-    pub fn build(cluster: &Cluster, progress: &Progress) -> Result<Self> {
+    /// Builds (or finds) the images.
+    pub fn build(progress: &Progress) -> Result<Self> {
         progress.say("building images");
-        let mut command = Command::new(std::env::var_os("CARGO").unwrap_or("cargo".into()));
-        command
-            .current_dir(root())
-            .args(["xtask", "images", "--output", "json"]);
+        let mut command = binaries::cargo();
+        command.args(["xtask", "images", "--output", "json"]);
         let images: Value = serde_json::from_str(&succeed(&mut command, None)?)?;
         let mut values = vec![("images.registry".to_owned(), "localhost".to_owned())];
+        let mut archives = Vec::new();
         for image in images.as_array().into_iter().flatten() {
             let archive = image["archive"]
                 .as_str()
                 .context("an image without an archive")?;
-            progress.say(format!("loading {archive}"));
-            cluster.load_image(Path::new(archive))?;
+            archives.push(PathBuf::from(archive));
             let reference = image["reference"]
                 .as_str()
                 .context("an image without a name")?;
@@ -49,12 +48,13 @@ impl Images {
                 other => bail!("an image named {other:?}"),
             }
         }
-        progress.say("loading agnhost");
-        let agnhost = cluster.load_image(cluster.binaries().agnhost_image()?.path())?;
+        let agnhost = binaries::kubernetes(progress)?.agnhost_image()?;
+        archives.push(agnhost.path().to_owned());
         let target = std::env::var_os("CARGO_TARGET_DIR")
             .map_or_else(|| root().join("target"), PathBuf::from);
         let carrickctl = target.join("stripped/debug/carrickctl");
         Ok(Self {
+            archives,
             values,
             agnhost: agnhost.name().to_owned(),
             carrickctl,

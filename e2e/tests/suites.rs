@@ -19,6 +19,7 @@ use crate::Suite;
 pub fn all() -> Vec<Suite> {
     vec![
         (Fixture::V4, "v4_connectivity", connectivity::tests()),
+        (Fixture::V4, "v4_no_encap", removal::no_encap_tests()),
         (Fixture::V4, "uninstall", removal::uninstall_tests()),
         (Fixture::V6, "v6_connectivity", connectivity::tests()),
         (Fixture::V6, "damage", faults::damage_tests()),
@@ -31,6 +32,7 @@ pub fn all() -> Vec<Suite> {
         (Fixture::Dual, "absence", faults::absence_tests()),
         (Fixture::Dual, "addresses", addresses::tests()),
         (Fixture::Dual, "removal", removal::deletion_tests()),
+        (Fixture::Dual, "dual_no_encap", removal::no_encap_tests()),
         (
             Fixture::Kernel,
             "kernel_connectivity",
@@ -39,5 +41,10 @@ pub fn all() -> Vec<Suite> {
         (Fixture::Kernel, "kernel_spoof", spoof::tests()),
         (Fixture::Kernel, "kernel_faults", faults::kernel_tests()),
         (Fixture::Kernel, "kernel_reboot", reboot::tests()),
+        (
+            Fixture::Kernel,
+            "kernel_no_encap",
+            removal::no_encap_tests(),
+        ),
     ]
 }

@@ -430,20 +430,21 @@ impl Cluster {
         }
     }
 
-    /// Deletes the controller's Lease; one that is not there is no error. Its pods must be gone: a
-    /// standby would make it again.
-    pub async fn delete_controller_lease(&self) -> Result<()> {
+    /// Deletes the controller's Leases; one that is not there is no error. Its pods must be gone: a
+    /// standby would make them again.
+    pub async fn delete_controller_leases(&self) -> Result<()> {
         let api: Api<Lease> = Api::namespaced(self.client.clone(), &self.namespace);
         let params = DeleteParams::default();
-        let request = api.delete(object::CONTROLLER, &params);
-        match timely("delete", REQUEST_TIMEOUT, request).await {
-            Ok(_) => Ok(()),
-            Err(error) if error.status() == Some(404) => Ok(()),
-            Err(source) => {
-                let what = format!("Lease {}", object::CONTROLLER);
-                Err(ClusterError::new("delete", what)(source))
+        for name in [object::CONTROLLER, object::NODE_IPAM] {
+            match timely("delete", REQUEST_TIMEOUT, api.delete(name, &params)).await {
+                Ok(_) => {}
+                Err(error) if error.status() == Some(404) => {}
+                Err(source) => {
+                    return Err(ClusterError::new("delete", format!("Lease {name}"))(source));
+                }
             }
         }
+        Ok(())
     }
 
     /// Takes every taint with this key off a node.

@@ -14,6 +14,7 @@ use carrick_api::networking::{
     self, IpamMode, LogLevel, Management, NetworkingSpec, Placement, Provider, PullPolicy,
     Resources, Switch,
 };
+use ipnet::IpNet;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use serde::{Deserialize, Serialize};
 
@@ -40,6 +41,9 @@ pub struct Effective {
     pub traffic: Traffic,
     /// Where pod addresses come from.
     pub ipam: IpamMode,
+    /// What mode `NodeIPAM` allocates; there also when another mode names ranges, to refuse them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node_ipam: Option<NodeIpam>,
     /// Which datapath.
     pub datapath: DatapathType,
     /// CNI files on hosts.
@@ -54,6 +58,28 @@ pub struct Effective {
     pub taint: Switch,
     /// Its key.
     pub taint_key: String,
+}
+
+/// `ipam.nodeIPAM`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NodeIpam {
+    /// Ranges, as they are written.
+    pub cluster_cidrs: Vec<String>,
+    /// Prefix length of a node's IPv4 CIDR.
+    pub node_mask_size_ipv4: u8,
+    /// Prefix length of a node's IPv6 CIDR.
+    pub node_mask_size_ipv6: u8,
+}
+
+impl NodeIpam {
+    /// The ranges that are CIDRs; what is none is refused by `crate::nodeipam`.
+    pub fn parsed(&self) -> Vec<IpNet> {
+        self.cluster_cidrs
+            .iter()
+            .filter_map(|text| text.parse().ok())
+            .collect()
+    }
 }
 
 /// Images and how they are pulled.
@@ -133,6 +159,9 @@ pub fn resolve(
         _ => facts.reached.clone(),
     };
     let traffic = spec.traffic.clone().unwrap_or_default();
+    let tunnel = traffic.tunnel.unwrap_or_default();
+    let transport = traffic.transport.unwrap_or_default();
+    let snat = traffic.snat.unwrap_or_default();
     let cni = spec.cni.clone().unwrap_or_default();
     let controller = spec.controller.clone().unwrap_or_default();
     let agent = spec.agent.clone().unwrap_or_default();
@@ -143,25 +172,27 @@ pub fn resolve(
         images: images(spec.images.as_ref(), installation),
         traffic: Traffic {
             mode: traffic.mode.unwrap_or(TrafficMode::Encap),
-            tunnel_protocol: traffic
-                .tunnel
-                .and_then(|tunnel| tunnel.protocol)
-                .unwrap_or(TunnelProtocol::Geneve),
+            tunnel_protocol: tunnel.protocol.unwrap_or(TunnelProtocol::Geneve),
+            tunnel_port: tunnel.port.unwrap_or(0),
+            tunnel_checksum: tunnel.checksum.unwrap_or(false),
             mtu: traffic.mtu.unwrap_or(0),
-            transport_interface: traffic
-                .transport
-                .and_then(|t| t.interface)
-                .unwrap_or_default(),
-            snat: traffic
-                .snat
-                .and_then(|snat| snat.mode)
-                .unwrap_or(SnatMode::Auto),
+            transport_interface: transport.interface.unwrap_or_default(),
+            // The API server has checked that they are ranges.
+            transport_cidrs: transport
+                .cidrs
+                .unwrap_or_default()
+                .iter()
+                .filter_map(|text| text.parse().ok())
+                .collect(),
+            snat: snat.mode.unwrap_or(SnatMode::Auto),
+            snat_randomly: snat.random_fully.unwrap_or(false),
         },
         ipam: spec
             .ipam
             .as_ref()
             .and_then(|ipam| ipam.mode)
             .unwrap_or(IpamMode::NodeCIDR),
+        node_ipam: node_ipam(spec),
         datapath: spec
             .datapath
             .as_ref()
@@ -197,6 +228,18 @@ pub fn resolve(
         taint: startup.taint.unwrap_or(Switch::Enabled),
         taint_key: text(startup.taint_key.as_ref(), DEFAULT_TAINT_KEY),
     }
+}
+
+fn node_ipam(spec: &NetworkingSpec) -> Option<NodeIpam> {
+    let ipam = spec.ipam.clone().unwrap_or_default();
+    let set = ipam.node_ipam.unwrap_or_default();
+    let cluster_cidrs = set.cluster_cidrs.unwrap_or_default();
+    let matters = ipam.mode == Some(IpamMode::NodeIPAM) || !cluster_cidrs.is_empty();
+    matters.then(|| NodeIpam {
+        cluster_cidrs,
+        node_mask_size_ipv4: set.node_mask_size_ipv4.unwrap_or(24),
+        node_mask_size_ipv6: set.node_mask_size_ipv6.unwrap_or(64),
+    })
 }
 
 fn images(images: Option<&networking::Images>, installation: &Installation) -> Images {
@@ -244,6 +287,15 @@ impl Effective {
             cni: self.cni.clone(),
             startup_taint: (self.taint == Switch::Enabled).then(|| self.taint_key.clone()),
             service_cidrs: facts.service_cidrs.clone(),
+            node_ipam: self
+                .node_ipam
+                .as_ref()
+                .filter(|_| self.ipam == IpamMode::NodeIPAM)
+                .map(|ipam| carrick_api::effective::NodeIpam {
+                    cluster_cidrs: ipam.parsed(),
+                    node_mask_size_ipv4: ipam.node_mask_size_ipv4,
+                    node_mask_size_ipv6: ipam.node_mask_size_ipv6,
+                }),
             log_level: self.log_level.as_str().to_owned(),
         }
     }
@@ -265,19 +317,34 @@ impl Effective {
             }),
             traffic: Some(networking::Traffic {
                 mode: Some(self.traffic.mode),
-                tunnel: Some(networking::Tunnel {
+                tunnel: (self.traffic.mode != TrafficMode::NoEncap).then_some(networking::Tunnel {
                     protocol: Some(self.traffic.tunnel_protocol),
+                    port: Some(self.traffic.tunnel_port),
+                    checksum: Some(self.traffic.tunnel_checksum),
                 }),
                 mtu: Some(self.traffic.mtu),
                 transport: Some(networking::Transport {
                     interface: Some(self.traffic.transport_interface.clone()),
+                    cidrs: Some(
+                        self.traffic
+                            .transport_cidrs
+                            .iter()
+                            .map(ToString::to_string)
+                            .collect(),
+                    ),
                 }),
                 snat: Some(networking::Snat {
                     mode: Some(self.traffic.snat),
+                    random_fully: Some(self.traffic.snat_randomly),
                 }),
             }),
             ipam: Some(networking::Ipam {
                 mode: Some(self.ipam),
+                node_ipam: self.node_ipam.as_ref().map(|ipam| networking::NodeIpam {
+                    cluster_cidrs: Some(ipam.cluster_cidrs.clone()),
+                    node_mask_size_ipv4: Some(ipam.node_mask_size_ipv4),
+                    node_mask_size_ipv6: Some(ipam.node_mask_size_ipv6),
+                }),
             }),
             datapath: Some(networking::Datapath {
                 type_: Some(self.datapath),

@@ -71,6 +71,8 @@ pub struct NodeFact {
     pub provider_id: String,
     /// `spec.podCIDRs` that parse.
     pub pod_cidrs: Vec<IpNet>,
+    /// `status.addresses` that are addresses.
+    pub addresses: Vec<IpAddr>,
     /// Keys of `spec.taints`.
     pub taints: Vec<String>,
     /// The node's lease expired: nothing on it can be seen or changed now.

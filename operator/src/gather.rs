@@ -43,6 +43,12 @@ pub fn node(node: &Node) -> NodeFact {
             .collect(),
         provider_id: spec.provider_id.unwrap_or_default(),
         pod_cidrs: cidrs.iter().filter_map(|cidr| cidr.parse().ok()).collect(),
+        addresses: node
+            .status
+            .iter()
+            .flat_map(|status| status.addresses.iter().flatten())
+            .filter_map(|address| address.address.parse().ok())
+            .collect(),
         taints: spec
             .taints
             .unwrap_or_default()

@@ -24,6 +24,7 @@ pub mod facts;
 pub mod gather;
 pub mod image;
 pub mod metrics;
+pub mod nodeipam;
 pub mod object;
 pub mod plan;
 pub mod probe;

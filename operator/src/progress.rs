@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use carrick_api::agentinfo::{self, AgentInfo};
+use carrick_api::controllerinfo::{self, ControllerInfo};
 use carrick_api::names::object;
 use carrick_api::status::{ComponentStatus, NodeStatus, NodesStatus, STATUS_LIST_MAX};
 use jiff::Timestamp;
@@ -31,6 +32,8 @@ pub struct Running {
     pub pods: Vec<Pod>,
     /// What agents report.
     pub agents: Vec<AgentInfo>,
+    /// What controllers report.
+    pub controllers: Vec<ControllerInfo>,
 }
 
 /// How far it is.
@@ -46,6 +49,8 @@ pub struct Progress {
     pub unreachable: Vec<String>,
     /// What agents complain of, by node.
     pub complaints: Vec<String>,
+    /// Why nodes have no pod CIDRs, or wrong ones, as the controller that allocates them says.
+    pub node_cidrs: Option<String>,
     /// Versions that run, by part.
     pub versions: BTreeMap<String, String>,
     /// The newest templates run and are ready on every reachable node.
@@ -147,6 +152,7 @@ pub fn progress(
         nodes,
         unreachable: unreachable.iter().map(|&name| name.to_owned()).collect(),
         complaints: complaints(running),
+        node_cidrs: node_cidrs(running),
         versions: versions(running),
         complete: true,
         available: true,
@@ -290,6 +296,21 @@ fn complaints(running: &Running) -> Vec<String> {
     }
     found.sort();
     found
+}
+
+/// What the leading controller says of the pod CIDRs it allocates, when all is not well.
+fn node_cidrs(running: &Running) -> Option<String> {
+    running
+        .controllers
+        .iter()
+        .filter_map(|info| info.status.as_ref())
+        .filter(|status| status.leader)
+        .flat_map(|status| &status.conditions)
+        .find(|condition| {
+            condition.type_ == controllerinfo::condition::NODE_CIDRS_ALLOCATED
+                && condition.status == "False"
+        })
+        .map(|condition| format!("{} ({})", condition.message, condition.reason))
 }
 
 /// "0.1.0 (3)" by part, from the pods' images.

@@ -47,6 +47,7 @@ fn running() -> Running {
         switch: Some(set(3, 3, 3)),
         pods,
         agents: Vec::new(),
+        controllers: Vec::new(),
     }
 }
 
@@ -100,6 +101,26 @@ fn a_node_that_is_gone_counts_in_nothing_and_is_named() {
         ),
         ("2/2", 1)
     );
+}
+
+/// The old word of a replica that led before says nothing of now.
+#[test]
+fn what_the_leader_says_of_nodes_cidrs_is_heard() {
+    let info = |leader: bool, status: &str, message: &str| {
+        serde_json::from_value(json!({
+            "apiVersion": "carrick.dev/v1alpha1", "kind": "ControllerInfo",
+            "metadata": {"name": "c"}, "spec": {}, "status": {"leader": leader, "conditions": [{
+                "type": "NodeCIDRsAllocated", "status": status, "reason": "CIDRNotAvailable",
+                "message": message, "lastTransitionTime": "2026-01-01T00:00:00Z"}]},
+        }))
+        .unwrap()
+    };
+    let mut running = running();
+    running.controllers = vec![info(false, "False", "old"), info(true, "True", "")];
+    assert_eq!(look(&samples::facts(), &running).node_cidrs, None);
+    running.controllers[1] = info(true, "False", "full");
+    let said = look(&samples::facts(), &running).node_cidrs;
+    assert_eq!(said.as_deref(), Some("full (CIDRNotAvailable)"));
 }
 
 #[test]

@@ -277,7 +277,7 @@ impl Reconciler {
         let mut doubts = validate::doubts(&wanted, &facts);
         if let Some(last) = &last {
             if refusals.is_empty() {
-                refusals = safety::refusals(last, &wanted, &facts.agents);
+                refusals = safety::refusals(last, &wanted, &facts);
                 refusal_reason = "UnsafeChange";
             }
             doubts.extend(safety::doubts(last, &wanted));
@@ -305,6 +305,13 @@ impl Reconciler {
                 switch,
                 pods,
                 agents,
+                controllers: self
+                    .stores
+                    .controllers
+                    .state()
+                    .iter()
+                    .map(|info| Arc::unwrap_or_clone(Arc::clone(info)))
+                    .collect(),
             },
             gone_back: None,
             rollout: None,

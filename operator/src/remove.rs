@@ -72,7 +72,7 @@ impl Reconciler {
                 ] {
                     self.cluster.delete_secret(secret).await?;
                 }
-                self.cluster.delete_controller_lease().await?;
+                self.cluster.delete_controller_leases().await?;
                 self.event(sight, carrick_k8s::event::Severity::Normal, "Removed", "Remove", "every node is as it was")
                     .await;
                 self.release(&sight.networking).await?;

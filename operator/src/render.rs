@@ -69,7 +69,7 @@ pub fn render(input: &Input<'_>) -> Result<Vec<Object>, ObjectError> {
     let config = config::config(input)?;
     let mut objects = rbac::objects(input)?;
     objects.extend(config.objects);
-    objects.extend(controller::objects(input, &config.hash)?);
+    objects.extend(controller::objects(input, &config.controller_hash)?);
     objects.extend(agent::objects(input, &config.hash)?);
     objects.extend(switch::objects(input)?);
     for object in &mut objects {

@@ -129,6 +129,40 @@ fn a_change_of_configuration_restarts_agents_and_no_switch() {
     }
 }
 
+/// Both what it may do and what restarts for a change of it.
+#[test]
+fn node_ipam_is_the_controllers_alone() {
+    let rendered_of =
+        |spec: &str| rendered(&samples::spec(spec), &samples::facts(), Purpose::Network);
+    let before = rendered_of("{ipam: {mode: NodeIPAM, nodeIPAM: {clusterCIDRs: [10.244.0.0/16]}}}");
+    let after = rendered_of(
+        "{ipam: {mode: NodeIPAM, nodeIPAM: {clusterCIDRs: [10.244.0.0/16, 10.9.0.0/16]}}}",
+    );
+    let template =
+        |objects: &[Object], kind, name| find(objects, kind, name)["spec"]["template"].clone();
+    let agent = |objects| template(objects, Kind::DaemonSet, "carrick-agent");
+    let controller = |objects| template(objects, Kind::Deployment, "carrick-controller");
+    assert_eq!(agent(&before), agent(&after));
+    assert_ne!(controller(&before), controller(&after));
+    let config = find(&after, Kind::ConfigMap, "carrick-config").to_string();
+    assert!(config.contains("10.9.0.0/16"), "{config}");
+
+    let rules =
+        |objects: &[Object], kind| find(objects, kind, "carrick-controller")["rules"].to_string();
+    let plain = rendered_of("{startup: {taint: Disabled}}");
+    let nodes = |objects: &[Object]| {
+        let rules = find(objects, Kind::ClusterRole, "carrick-controller")["rules"].clone();
+        rules.as_array().unwrap()[0]["verbs"].to_string()
+    };
+    assert!(!nodes(&plain).contains("patch") && !nodes(&plain).contains("update"));
+    assert!(!rules(&plain, Kind::Role).contains("carrick-node-ipam"));
+    let allocating = rendered_of(
+        "{startup: {taint: Disabled}, ipam: {mode: NodeIPAM, nodeIPAM: {clusterCIDRs: [10.244.0.0/16]}}}",
+    );
+    assert!(nodes(&allocating).contains("patch"));
+    assert!(rules(&allocating, Kind::Role).contains("carrick-node-ipam"));
+}
+
 #[test]
 fn one_node_gets_one_controller() {
     let mut facts = samples::facts();

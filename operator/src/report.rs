@@ -394,6 +394,9 @@ fn degraded(report: &Report<'_>) -> Words {
             .collect();
         return words(Status::True, "PodsFailing", sentences.join("; "));
     }
+    if let Some(message) = &progress.node_cidrs {
+        return words(Status::True, "NodeCIDRsNotAllocated", message);
+    }
     if !progress.unreachable.is_empty() {
         let message = format!("Not reporting: {}.", progress.unreachable.join(", "));
         return words(Status::True, "NodesUnreachable", message);
@@ -517,6 +520,21 @@ mod tests {
                 ("Reconciling", "False", "Idle"),
                 ("Stalled", "True", "UnsafeChange"),
             ],
+        );
+    }
+
+    #[test]
+    fn a_pool_that_is_full_degrades_the_network() {
+        let mut full = progress(true);
+        full.node_cidrs = Some("node a gets no pod CIDR (CIDRNotAvailable)".into());
+        let found = conditions(&Outcome::Applied, &full);
+        let degraded = found
+            .iter()
+            .find(|(type_, ..)| type_ == "Degraded")
+            .unwrap();
+        assert_eq!(
+            (degraded.1.as_str(), degraded.2.as_str()),
+            ("True", "NodeCIDRsNotAllocated")
         );
     }
 

@@ -4,17 +4,19 @@
 //! network as it is. What only matters to a running network is allowed while no agent is ready:
 //! a mistake in the first install can simply be corrected.
 
-use carrick_api::effective::DatapathType;
+use carrick_api::effective::{DatapathType, TunnelProtocol};
 
 use crate::effective::Effective;
-use crate::facts::AgentsSeen;
+use crate::facts::{AgentsSeen, Facts};
+use crate::nodeipam;
 use crate::verdict::{Doubt, Refusal};
 
 const AGAIN: &str = "put the old value back; or delete the Networking (pods lose their network) and create it again";
 
 /// What of `next` must not be applied over `last`.
-pub fn refusals(last: &Effective, next: &Effective, agents: &AgentsSeen) -> Vec<Refusal> {
+pub fn refusals(last: &Effective, next: &Effective, facts: &Facts) -> Vec<Refusal> {
     let mut found = Vec::new();
+    let agents = &facts.agents;
     if agents.ready == 0 {
         return found;
     }
@@ -39,6 +41,26 @@ pub fn refusals(last: &Effective, next: &Effective, agents: &AgentsSeen) -> Vec<
             format!("{:?}", last.traffic.tunnel_protocol),
             format!("{:?}", next.traffic.tunnel_protocol),
             "nodes would not understand each other half-way",
+        );
+    }
+    let (from, to) = (tunnel_port(last), tunnel_port(next));
+    if from != to && last.traffic.tunnel_protocol == next.traffic.tunnel_protocol {
+        changed(
+            "spec.traffic.tunnel.port",
+            from.to_string(),
+            to.to_string(),
+            "nodes would not understand each other half-way",
+        );
+    }
+    if next.traffic.tunnel_protocol == TunnelProtocol::GRE
+        && next.traffic.tunnel_checksum
+        && !last.traffic.tunnel_checksum
+    {
+        changed(
+            "spec.traffic.tunnel.checksum",
+            "false".to_owned(),
+            "true".to_owned(),
+            "with GRE it takes 4 bytes, and running pods would go on sending packets that are too large",
         );
     }
     if last.ipam != next.ipam {
@@ -86,6 +108,7 @@ pub fn refusals(last: &Effective, next: &Effective, agents: &AgentsSeen) -> Vec<
             );
         }
     }
+    found.extend(nodeipam::change(last, next, facts));
     found
 }
 
@@ -104,6 +127,18 @@ pub fn doubts(last: &Effective, next: &Effective) -> Vec<Doubt> {
     Vec::new()
 }
 
+/// The UDP port in effect: 0 is the protocol's own.
+fn tunnel_port(effective: &Effective) -> u16 {
+    match (
+        effective.traffic.tunnel_port,
+        effective.traffic.tunnel_protocol,
+    ) {
+        (0, TunnelProtocol::Geneve) => 6081,
+        (0, TunnelProtocol::VXLAN) => 4789,
+        (port, _) => port,
+    }
+}
+
 fn is_userspace(datapath: DatapathType) -> bool {
     datapath == DatapathType::Userspace
 }
@@ -120,11 +155,15 @@ fn running_mtu(last: &Effective, agents: &AgentsSeen) -> Option<i32> {
 mod tests {
     use super::*;
     use crate::samples;
+    use carrick_api::effective::TrafficMode;
 
-    fn agents() -> AgentsSeen {
-        AgentsSeen {
-            ready: 3,
-            largest_mtu: Some(1450),
+    fn agents() -> Facts {
+        Facts {
+            agents: AgentsSeen {
+                ready: 3,
+                largest_mtu: Some(1450),
+            },
+            ..samples::facts()
         }
     }
 
@@ -136,7 +175,7 @@ mod tests {
         let found = refusals(&last, &next, &agents());
         let found: Vec<_> = found.iter().map(|refusal| refusal.field.as_str()).collect();
         assert_eq!(found, fields);
-        assert!(refusals(&last, &next, &AgentsSeen::default()).is_empty());
+        assert!(refusals(&last, &next, &samples::facts()).is_empty());
     }
 
     #[test]
@@ -147,6 +186,22 @@ mod tests {
             |next| next.datapath = DatapathType::Userspace,
             &["spec.datapath.type"],
         );
+        check(
+            |next| next.traffic.mode = TrafficMode::Hybrid,
+            &["spec.traffic.mode"],
+        );
+        check(
+            |next| next.traffic.tunnel_protocol = TunnelProtocol::VXLAN,
+            &["spec.traffic.tunnel.protocol"],
+        );
+        check(
+            |next| next.traffic.tunnel_port = 7000,
+            &["spec.traffic.tunnel.port"],
+        );
+        // What it was all the time.
+        check(|next| next.traffic.tunnel_port = 6081, &[]);
+        check(|next| next.traffic.tunnel_checksum = true, &[]);
+        check(|next| next.traffic.snat_randomly = true, &[]);
         check(|next| next.traffic.mtu = 1400, &["spec.traffic.mtu"]);
         check(|next| next.traffic.mtu = 1450, &[]);
         check(|next| next.traffic.mtu = 8950, &[]);
@@ -171,5 +226,16 @@ mod tests {
         next.traffic.mtu = 0;
         assert!(refusals(&last, &next, &agents()).is_empty());
         assert_eq!(doubts(&last, &next)[0].name, "mtu-may-shrink");
+    }
+
+    #[test]
+    fn a_checksum_that_makes_packets_too_large_is_refused() {
+        let mut last = samples::effective();
+        last.traffic.tunnel_protocol = TunnelProtocol::GRE;
+        let mut next = last.clone();
+        next.traffic.tunnel_checksum = true;
+        let found = refusals(&last, &next, &agents());
+        assert_eq!(found[0].field, "spec.traffic.tunnel.checksum");
+        assert!(refusals(&next, &last, &agents()).is_empty());
     }
 }

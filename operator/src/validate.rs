@@ -3,11 +3,13 @@
 //! CEL in the CRD refuses what one object can tell; here is what needs the cluster to tell. What
 //! is doubtful but not wrong is a [`Doubt`]: over-strict validation bricks clusters.
 
-use carrick_api::effective::DatapathType;
+use carrick_api::effective::{DatapathType, TrafficMode};
+use carrick_api::networking::IpamMode;
 use ipnet::IpNet;
 
 use crate::effective::Effective;
 use crate::facts::{Facts, Probe};
+use crate::nodeipam;
 use crate::verdict::{Doubt, Refusal};
 
 /// The least MTU of a link that carries IPv6 (RFC 8200 §5).
@@ -50,6 +52,22 @@ pub fn refusals(effective: &Effective, facts: &Facts) -> Vec<Refusal> {
                     .into(),
         });
     }
+    let azure = facts
+        .nodes
+        .iter()
+        .find(|node| node.provider_id.starts_with("azure://"));
+    if let (TrafficMode::Hybrid, Some(node)) = (effective.traffic.mode, azure) {
+        found.push(Refusal {
+            field: "spec.traffic.mode".into(),
+            reason: format!(
+                "Hybrid sends pods' packets as they are inside a subnet, and Azure's network drops them (node {} \
+                 runs there: providerID {})",
+                node.name, node.provider_id
+            ),
+            mend: "choose Encap; or NoEncap with a route table that sends each node's pod CIDRs to it".into(),
+        });
+    }
+    found.extend(nodeipam::refusals(effective, facts));
     if let Probe::Failed(why) = &facts.api_server_probe {
         found.push(Refusal {
             field: "spec.apiServer".into(),
@@ -102,7 +120,8 @@ pub fn doubts(effective: &Effective, facts: &Facts) -> Vec<Doubt> {
         .filter(|node| in_scope(effective, node) && node.pod_cidrs.is_empty())
         .map(|node| node.name.as_str())
         .collect();
-    if !without.is_empty() {
+    // In NodeIPAM the controller gives them theirs, and says so where it cannot.
+    if !without.is_empty() && effective.ipam == IpamMode::NodeCIDR {
         found.push(Doubt {
             name: "nodes-without-pod-cidrs",
             message: format!(
@@ -113,6 +132,7 @@ pub fn doubts(effective: &Effective, facts: &Facts) -> Vec<Doubt> {
             ),
         });
     }
+    found.extend(nodeipam::doubts(effective, facts));
     let overlaps = overlaps(facts);
     if !overlaps.is_empty() {
         let names: Vec<&str> = overlaps.iter().map(String::as_str).collect();
@@ -237,6 +257,15 @@ mod tests {
             check("{cni: {binDir: /opt/../etc}}", |_| {}),
             ["spec.cni.binDir"]
         );
+        let azure = |facts: &mut Facts| {
+            facts.nodes[1].provider_id = "azure:///subscriptions/x/vm".into();
+        };
+        assert_eq!(
+            check("{traffic: {mode: Hybrid}}", azure),
+            ["spec.traffic.mode"]
+        );
+        assert_eq!(check("{traffic: {mode: Hybrid}}", |_| {}), [""; 0]);
+        assert_eq!(check("{traffic: {mode: NoEncap}}", azure), [""; 0]);
         let failed = |facts: &mut Facts| facts.api_server_probe = Probe::Failed("refused".into());
         assert_eq!(
             check("{apiServer: {host: a, port: 1}}", failed),

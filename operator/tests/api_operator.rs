@@ -99,11 +99,30 @@ async fn what_one_object_can_tell_is_refused_by_the_api_server() {
         json!({"traffic": {"mode": "Carrier"}}),
         "supported values: \"Encap\"",
     );
-    refused(
-        "default",
-        json!({"traffic": {"tunnel": {"protocol": "STT"}}}),
-        "supported values: \"Geneve\"",
-    );
+    for (traffic, words) in [
+        (
+            json!({"tunnel": {"protocol": "STT"}}),
+            "no longer in Open vSwitch for Linux: choose Geneve, VXLAN or GRE",
+        ),
+        (
+            json!({"tunnel": {"protocol": "IPIP"}}),
+            "protocol is Geneve, VXLAN or GRE",
+        ),
+        (
+            json!({"tunnel": {"protocol": "GRE", "port": 4789}}),
+            "choose Geneve or VXLAN",
+        ),
+        (
+            json!({"mode": "NoEncap", "tunnel": {"protocol": "VXLAN"}}),
+            "choose Encap or Hybrid",
+        ),
+        (
+            json!({"transport": {"cidrs": ["192.0.2.0"]}}),
+            "ranges such as 192.0.2.0/24",
+        ),
+    ] {
+        refused("default", json!({"traffic": traffic}), words);
+    }
     refused("default", json!({"traffic": {"mtu": 100}}), "at least 576");
     refused(
         "default",
@@ -130,11 +149,97 @@ async fn what_one_object_can_tell_is_refused_by_the_api_server() {
         json!({"controller": {"replicas": 0}}),
         "greater than or equal to 1",
     );
+    let ipam = |mode: &str, list: Value| json!({"ipam": {"mode": mode, "nodeIPAM": {"clusterCIDRs": list}}});
+    for (spec, words) in [
+        (
+            json!({"ipam": {"mode": "NodeIPAM"}}),
+            "needs ipam.nodeIPAM.clusterCIDRs",
+        ),
+        (
+            ipam("NodeIPAM", json!([])),
+            "needs ipam.nodeIPAM.clusterCIDRs",
+        ),
+        (
+            ipam("NodeCIDR", json!(["10.1.0.0/16"])),
+            "acts in ipam.mode NodeIPAM only",
+        ),
+        (
+            ipam("NodeIPAM", json!(["10.1.0.1/16"])),
+            "CIDR without host bits",
+        ),
+        (
+            ipam("NodeIPAM", json!(["10.1.0.0"])),
+            "CIDR without host bits",
+        ),
+        (
+            ipam("NodeIPAM", json!(vec!["10.1.0.0/16"; 9])),
+            "must have at most 8 items",
+        ),
+        (
+            json!({"ipam": {"nodeIPAM": {"nodeMaskSizeIPv4": 29}}}),
+            "less than or equal to 28",
+        ),
+    ] {
+        refused("default", spec, words);
+    }
+    bed.apply(&ipam("NodeIPAM", json!(["10.1.0.0/16", "fd00:1::/48"])))
+        .unwrap();
     bed.apply(
         &json!({"datapath": {"type": "Userspace"}, "traffic": {"transport": {"interface": "eth1"}},
         "apiServer": {"host": "fd00::1", "port": 6443}}),
     )
     .unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn cluster_cidrs_can_be_added_and_those_that_nodes_use_stay() {
+    let mut bed = Bed::start(&[("node1", "10.244.0.0/24")]).await;
+    let spec =
+        |list: Value| json!({"ipam": {"mode": "NodeIPAM", "nodeIPAM": {"clusterCIDRs": list}}});
+    bed.apply(&spec(json!(["10.96.0.0/12"]))).unwrap();
+    bed.start_operator().await;
+    let message = bed.until_condition("Stalled", "True", "InvalidSpec").await;
+    assert!(message.contains("overlaps the Service range"), "{message}");
+
+    bed.apply(&spec(json!(["10.244.0.0/16"]))).unwrap();
+    bed.until("the last operand", || {
+        bed.get(&["daemonset", "carrick-ovs"]).is_some()
+    })
+    .await;
+    bed.play_ready(&["node1"]);
+    bed.play_agent("node1", "Ready", "True", "");
+    bed.until_condition("Ready", "True", "Ready").await;
+    let can = |verb: &str, what: &str| {
+        let controller = format!("--as=system:serviceaccount:{NAMESPACE}:carrick-controller");
+        let ask = ["auth", "can-i", verb, what, "-n", NAMESPACE, &controller];
+        bed.server.kubectl(&ask).is_ok()
+    };
+    assert!(can("patch", "nodes") && can("update", "leases/carrick-node-ipam"));
+    assert!(!can("update", "nodes") && !can("update", "leases/carrick-operator"));
+
+    // Another list restarts the controller and no agent.
+    let template = |what: &[&str]| bed.get(what).unwrap()["spec"]["template"].clone();
+    let agent = template(&["daemonset", "carrick-agent"]);
+    let controller = template(&["deployment", "carrick-controller"]);
+    bed.apply(&spec(json!(["10.244.0.0/16", "10.9.0.0/16"])))
+        .unwrap();
+    bed.until("the controller has the new list", || {
+        template(&["deployment", "carrick-controller"]) != controller
+    })
+    .await;
+    assert_eq!(template(&["daemonset", "carrick-agent"]), agent);
+    bed.apply(&spec(json!(["10.9.0.0/16"]))).unwrap();
+    let message = bed.until_condition("Stalled", "True", "UnsafeChange").await;
+    for part in ["10.244.0.0/24 of node node1", "put 10.244.0.0/16 back"] {
+        assert!(message.contains(part), "{message}");
+    }
+    bed.apply(&json!({})).unwrap();
+    let message = bed.until_condition("Stalled", "True", "UnsafeChange").await;
+    assert!(
+        message.contains("NodeIPAM cannot become NodeCIDR"),
+        "{message}"
+    );
+    bed.stop_operator().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

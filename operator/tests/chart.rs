@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use carrick_api::names::object;
+use carrick_api::networking::{IpamMode, Switch};
 use carrick_operator::render::rbac;
 use k8s_openapi::api::rbac::v1::PolicyRule;
 use serde_json::Value;
@@ -224,11 +225,14 @@ fn contains(have: &[PolicyRule], granted: &[PolicyRule]) {
 fn the_operator_has_what_it_grants() {
     let objects = rendered(&[]);
     let cluster = rules(find(&objects, "ClusterRole", object::OPERATOR));
-    contains(&cluster, &rbac::controller_rules());
+    contains(
+        &cluster,
+        &rbac::controller_rules(Switch::Enabled, IpamMode::NodeIPAM),
+    );
     contains(&cluster, &rbac::agent_rules());
     let mut own = rules(find(&objects, "Role", object::OPERATOR));
     own.extend(cluster);
-    contains(&own, &rbac::controller_namespace_rules());
+    contains(&own, &rbac::controller_namespace_rules(IpamMode::NodeIPAM));
     contains(&own, &rbac::agent_namespace_rules());
 }
 

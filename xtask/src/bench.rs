@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 
 use anyhow::{Context as _, Result, ensure};
-use carrick_testbed::Progress;
+use carrick_testbed::{Progress, binaries};
 use serde::{Deserialize, Serialize};
 
 /// Arguments of `bench`.
@@ -94,8 +94,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let python = carrick_testkit::python::install()?;
     let plan = args.suite.plan(python, &target);
     progress.say("building (optimised)");
-    let status = Command::new(std::env::var_os("CARGO").unwrap_or("cargo".into()))
-        .current_dir(&root)
+    let status = binaries::cargo()
         .args(["build", "--release", "--locked", "--quiet"])
         .args(plan.build)
         .status()

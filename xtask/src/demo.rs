@@ -3,10 +3,9 @@
 
 use std::path::Path;
 use std::process::{Command, ExitCode};
-use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, anyhow, bail, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use carrick_testbed::archive::Archive;
 use carrick_testbed::{Cluster, ClusterSpec, IpFamily, Progress, StartupTaint, binaries};
 use clap::Subcommand;
@@ -60,35 +59,30 @@ fn up(progress: &Progress) -> Result<()> {
         ..images::Options::default()
     };
     let images = images::build(&options, progress)?;
+    let agnhost = binaries::kubernetes(progress)?.agnhost_image()?;
+    let archives = images.iter().map(|image| image.archive.clone());
     let spec = ClusterSpec {
         family: IpFamily::Dual,
         startup_taint: StartupTaint::Enabled,
+        images: archives.chain([agnhost.path().to_owned()]).collect(),
         ..ClusterSpec::new(NAME)
     };
     let cluster = Cluster::up(&spec, progress)?;
-    let result = show(&cluster, &images, &helm, progress);
+    let result = show(&cluster, &images, &agnhost, &helm, progress);
     result.with_context(|| cluster.report())
 }
 
 fn show(
     cluster: &Cluster,
     images: &[images::Image],
+    agnhost: &Archive,
     helm: &Path,
     progress: &Progress,
 ) -> Result<()> {
-    progress.say("loading images on the nodes");
-    let agnhost = cluster.binaries().agnhost_image()?;
-    load(
-        cluster,
-        images
-            .iter()
-            .map(|image| image.archive.as_path())
-            .chain([agnhost.path()]),
-    )?;
     progress.say("helm install carrick");
     install(cluster, images, helm)?;
     wait_ready(cluster, progress)?;
-    let pods = start_pods(cluster, &agnhost, progress)?;
+    let pods = start_pods(cluster, agnhost, progress)?;
     for from in &pods {
         for to in pods.iter().filter(|to| to.name != from.name) {
             for address in &to.addresses {
@@ -135,19 +129,6 @@ fn binaries_link(program: &str) -> Result<String> {
         bin.join(program).display()
     );
     Ok(bin.display().to_string())
-}
-
-fn load<'a>(cluster: &Cluster, archives: impl Iterator<Item = &'a Path>) -> Result<()> {
-    thread::scope(|scope| {
-        let loads: Vec<_> = archives
-            .map(|archive| scope.spawn(move || cluster.load_image(archive)))
-            .collect();
-        for load in loads {
-            load.join()
-                .map_err(|_| anyhow!("loading an image panicked"))??;
-        }
-        Ok(())
-    })
 }
 
 /// What a user types, with values for these nodes: no kernel datapath, and eth1 between nodes.

@@ -3,9 +3,8 @@
 //! Each generator is an example of the crate that owns the source, and a test of that crate fails
 //! when the file in the repository is stale.
 
-use std::process::Command;
-
 use anyhow::{Context, Result, ensure};
+use carrick_testbed::binaries;
 
 /// Options of `cargo xtask gen`.
 #[derive(Debug, clap::Args)]
@@ -23,8 +22,7 @@ pub fn run(_: &Args) -> Result<()> {
     let progress = carrick_testbed::Progress::stderr();
     for (package, example, arguments) in GENERATORS {
         progress.say(format!("generating: {package} {example}"));
-        let status = Command::new(std::env::var_os("CARGO").unwrap_or("cargo".into()))
-            .current_dir(crate::root())
+        let status = binaries::cargo()
             .args([
                 "run",
                 "--quiet",

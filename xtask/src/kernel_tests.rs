@@ -3,12 +3,12 @@
 //! The machine's own kernel may have none. So a kernel node is started, which sees the machine's files,
 //! and the tests' programs run on it as they are.
 
-use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode, Stdio};
+use std::process::{ExitCode, Stdio};
 
 use anyhow::{Context as _, Result, bail};
 use carrick_testbed::{Cluster, ClusterSpec, NodeKind, Progress};
-use serde_json::Value;
+
+use crate::programs::{self, Program};
 
 const NAME: &str = "kernel-tests";
 
@@ -26,17 +26,10 @@ pub struct Args {
     rest: Vec<String>,
 }
 
-/// A test file's program and its package's directory.
-struct Program {
-    name: String,
-    path: PathBuf,
-    package: PathBuf,
-}
-
 /// Runs the tests; the exit code says whether all passed.
 pub fn run(args: &Args) -> Result<ExitCode> {
     let progress = Progress::stderr();
-    let mut programs = build()?;
+    let mut programs = programs::build(&["--test", "ovs_*"])?;
     if let Some(file) = &args.file {
         programs.retain(|program| program.name.contains(file));
     }
@@ -84,37 +77,4 @@ fn test(cluster: &Cluster, programs: &[Program], args: &Args) -> Result<Vec<Stri
         }
     }
     Ok(failed)
-}
-
-/// Builds every `ovs_*` test file of the workspace.
-fn build() -> Result<Vec<Program>> {
-    let output = Command::new(std::env::var_os("CARGO").unwrap_or("cargo".into()))
-        .current_dir(crate::root())
-        .args(["test", "--workspace", "--locked", "--no-run"])
-        .args(["--test", "ovs_*"])
-        .arg("--message-format=json-render-diagnostics")
-        .stderr(Stdio::inherit())
-        .output()
-        .context("start cargo")?;
-    if !output.status.success() {
-        bail!("the tests do not build");
-    }
-    let mut programs: Vec<_> = String::from_utf8_lossy(&output.stdout)
-        .lines()
-        .filter_map(|line| program(&serde_json::from_str(line).ok()?))
-        .collect();
-    programs.sort_by(|a, b| a.path.cmp(&b.path));
-    Ok(programs)
-}
-
-/// The test program a line of cargo's tells of.
-fn program(message: &Value) -> Option<Program> {
-    let name = message["target"]["name"].as_str()?;
-    let path = message["executable"].as_str()?;
-    let manifest = Path::new(message["manifest_path"].as_str()?);
-    (message["reason"] == "compiler-artifact" && name.starts_with("ovs_")).then(|| Program {
-        name: name.to_owned(),
-        path: path.into(),
-        package: manifest.parent().unwrap_or(manifest).to_path_buf(),
-    })
 }

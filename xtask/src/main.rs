@@ -1,4 +1,4 @@
-//! Developer verbs: cluster, images, demo, bench, kernel-tests, gen, tools.
+//! Developer verbs: cluster, images, demo, bench, test, kernel-tests, gen, tools.
 //!
 //! Results go to standard output, progress to standard error. Exit codes: 0 done, 1 failed, 2 wrong
 //! usage; `cluster shell` passes its command's on.
@@ -9,6 +9,8 @@ mod demo;
 mod generate;
 mod images;
 mod kernel_tests;
+mod programs;
+mod test;
 mod tools;
 
 use std::io::Write as _;
@@ -40,6 +42,8 @@ enum Verb {
     Demo(demo::Args),
     /// Figures of the optimised build against other programs, in the same run.
     Bench(bench::Args),
+    /// Run all tests but the end-to-end ones, in two lanes.
+    Test(test::Args),
     /// Run the Open vSwitch tests (`ovs_*`) on the kernel datapath, on a kernel node.
     KernelTests(kernel_tests::Args),
     /// Rewrite generated files: gRPC code, the CRDs and the reference of carrickctl.
@@ -53,6 +57,7 @@ fn main() -> ExitCode {
         Verb::Images(args) => images::run(args).map(|()| ExitCode::SUCCESS),
         Verb::Demo(args) => demo::run(&args),
         Verb::Bench(args) => bench::run(&args),
+        Verb::Test(args) => test::run(&args),
         Verb::KernelTests(args) => kernel_tests::run(&args),
         Verb::Gen(args) => generate::run(&args).map(|()| ExitCode::SUCCESS),
     };

@@ -253,25 +253,37 @@ impl Controller {
 }
 
 /// The record of node `n` itself.
-pub fn node_record(n: u8, cidrs: &[&str]) -> Entry {
+pub fn node_record(n: u8, cidrs: &[impl AsRef<str>]) -> Entry {
     Entry::new(Body::Node(NodeFacts {
         name: NodeName::new(&format!("node{n}")).unwrap(),
         uid: format!("node-uid-{n}"),
-        pod_cidrs: cidrs.iter().map(|cidr| cidr.parse().unwrap()).collect(),
+        pod_cidrs: cidrs
+            .iter()
+            .map(|cidr| cidr.as_ref().parse().unwrap())
+            .collect(),
         addresses: vec![format!("172.30.0.{n}").parse().unwrap()],
         problem: None,
     }))
 }
 
-/// The record of the way to node `n`.
-pub fn route_record(n: u8, cidrs: &[&str]) -> Entry {
+/// The record of the way to node `n` on the usual wire.
+pub fn route_record(n: u8, cidrs: &[impl AsRef<str>]) -> Entry {
+    let endpoints = [format!("172.31.0.{n}"), format!("fd00:31::{n}")];
+    route_record_by(n, cidrs, &endpoints)
+}
+
+/// The record of the way to node `n`, which has these transport addresses.
+pub fn route_record_by(n: u8, cidrs: &[impl AsRef<str>], endpoints: &[String]) -> Entry {
     Entry::new(Body::Route(RouteFacts {
         node: NodeName::new(&format!("node{n}")).unwrap(),
-        pod_cidrs: cidrs.iter().map(|cidr| cidr.parse().unwrap()).collect(),
-        tunnel_endpoints: vec![
-            format!("172.31.0.{n}").parse().unwrap(),
-            format!("fd00:31::{n}").parse().unwrap(),
-        ],
+        pod_cidrs: cidrs
+            .iter()
+            .map(|cidr| cidr.as_ref().parse().unwrap())
+            .collect(),
+        tunnel_endpoints: endpoints
+            .iter()
+            .map(|address| address.parse().unwrap())
+            .collect(),
     }))
 }
 

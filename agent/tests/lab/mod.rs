@@ -151,12 +151,21 @@ impl LabNode {
     }
 
     pub fn write_config(&self, mtu: u16) {
+        self.write_traffic(&serde_json::json!({"mtu": mtu}));
+    }
+
+    /// Writes a configuration with these fields of `traffic`; the others are the usual ones.
+    pub fn write_traffic(&self, fields: &serde_json::Value) {
+        let mut traffic = serde_json::json!({
+            "mode": "Encap", "tunnelProtocol": "Geneve", "mtu": 0,
+            "transportInterface": "eth1", "snat": "Auto",
+        });
+        for (key, value) in fields.as_object().unwrap() {
+            traffic[key] = value.clone();
+        }
         let config = serde_json::json!({
             "apiServer": {"host": "127.0.0.1", "port": 1},
-            "traffic": {
-                "mode": "Encap", "tunnelProtocol": "Geneve", "mtu": mtu,
-                "transportInterface": "eth1", "snat": "Auto",
-            },
+            "traffic": traffic,
             "datapath": match Datapath::under_test() {
                 Datapath::Userspace => "Userspace",
                 Datapath::Kernel => "Kernel",

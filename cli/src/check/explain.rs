@@ -31,10 +31,10 @@ pub fn explain(tests: &[Tested], not_tested: &[NotTested]) -> Vec<String> {
         if hosts.fail_all() && hosts.any() {
             hints.push("the nodes do not reach each other at all, pods or not: look at the network below Carrick (routes, security groups, firewalls between nodes)".to_owned());
         } else {
-            hints.push("no pod reaches a pod on another node: the tunnel does not get through. UDP 6081 must be open between the nodes' transport addresses (`carrickctl get agents -o json`, tunnelEndpoints), in security groups and host firewalls".to_owned());
+            hints.push("no pod reaches a pod on another node. With a tunnel, its packets (UDP 6081 for Geneve, 4789 for VXLAN, IP protocol 47 for GRE) must pass between the nodes' transport addresses (`carrickctl get agents -o json`, tunnelEndpoints), in security groups and host firewalls; without one, the fabric must send each node's pod CIDRs to that node (`kubectl get nodes -o custom-columns=NAME:.metadata.name,CIDRS:.spec.podCIDRs`)".to_owned());
         }
     } else if let Some(node) = one_node(&between) {
-        hints.push(format!("only node {node} is cut off from the others: `carrickctl status` tells how its agent is; if it is well, look for a firewall that drops UDP 6081 on that node"));
+        hints.push(format!("only node {node} is cut off from the others: `carrickctl status` tells how its agent is; if it is well, look for a firewall that drops the tunnel on that node or, in a mode without one, for the route to its pod CIDRs"));
     }
     let small = |family| {
         all.on(&[Path::PodToPodOtherNode])

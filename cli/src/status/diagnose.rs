@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use carrick_api::networking::Management;
+use carrick_api::networking::{IpamMode, Management};
 use carrick_api::status::{NEVER_OBSERVED, condition};
-use carrick_api::{AgentInfo, Networking, NetworkingStatus, agentinfo, names};
+use carrick_api::{AgentInfo, Networking, NetworkingStatus, agentinfo, controllerinfo, names};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Node, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
@@ -287,12 +287,36 @@ fn controllers(snapshot: &Snapshot, status: Option<&NetworkingStatus>, problems:
     }
     for info in live {
         let Some(status) = &info.status else { continue };
+        let cidrs = status.conditions.iter().find(|condition| {
+            condition.type_ == controllerinfo::condition::NODE_CIDRS_ALLOCATED
+                && condition.status == "False"
+        });
+        if let Some(condition) = cidrs.filter(|_| status.leader) {
+            problems.error(
+                "pod CIDRs of nodes",
+                format!("{}: {}", condition.reason, condition.message),
+                "",
+            );
+        }
         if !status.last_error.is_empty() {
             problems.warning(
                 &format!("controller {}", info.name_any()),
                 format!("last error: {}", status.last_error),
                 "",
             );
+        }
+    }
+}
+
+/// What helps a node without a pod CIDR.
+fn who_gives_cidrs(status: Option<&NetworkingStatus>) -> &'static str {
+    let mode = status.and_then(|status| status.effective.as_ref()?.ipam.as_ref()?.mode);
+    match mode {
+        Some(IpamMode::NodeIPAM) => {
+            "the leading controller gives it one; what hinders is in its condition NodeCIDRsAllocated (carrickctl get controllers -o yaml) and its log"
+        }
+        Some(IpamMode::NodeCIDR) | None => {
+            "kube-controller-manager must run with --allocate-node-cidrs and a --cluster-cidr that is large enough"
         }
     }
 }
@@ -357,7 +381,7 @@ fn nodes(
             problems.error(
                 &subject,
                 "the node has no pod CIDR, so its pods get no addresses",
-                "kube-controller-manager must run with --allocate-node-cidrs and a --cluster-cidr that is large enough",
+                who_gives_cidrs(status),
             );
         }
         let mut told = false;

@@ -165,7 +165,12 @@ impl Cluster {
     }
 
     pub async fn controller(&self, pod: &str) -> Controller {
-        Controller::start(&self.server.kubeconfig(), self.dir.path(), pod).await
+        self.controller_by(pod, effective()).await
+    }
+
+    /// A replica that runs by `config`.
+    pub async fn controller_by(&self, pod: &str, config: EffectiveConfig) -> Controller {
+        Controller::start(&self.server.kubeconfig(), self.dir.path(), pod, config).await
     }
 }
 
@@ -201,7 +206,12 @@ pub struct Controller {
 }
 
 impl Controller {
-    pub async fn start(kubeconfig: &Path, tls_dir: &Path, pod: &str) -> Self {
+    pub async fn start(
+        kubeconfig: &Path,
+        tls_dir: &Path,
+        pod: &str,
+        effective: EffectiveConfig,
+    ) -> Self {
         let kubeconfig = Kubeconfig::read_from(kubeconfig).unwrap();
         let options = KubeConfigOptions::default();
         let config = kube::Config::from_custom_kubeconfig(kubeconfig, &options)
@@ -223,7 +233,7 @@ impl Controller {
         };
         let stop = CancellationToken::new();
         let connection = from_config(config).unwrap();
-        let task = tokio::spawn(run_until(args, effective(), connection, stop.clone()));
+        let task = tokio::spawn(run_until(args, effective, connection, stop.clone()));
         let controller = Self {
             address,
             http,
@@ -280,9 +290,13 @@ pub fn effective() -> EffectiveConfig {
         traffic: Traffic {
             mode: TrafficMode::Encap,
             tunnel_protocol: TunnelProtocol::Geneve,
+            tunnel_port: 0,
+            tunnel_checksum: false,
             mtu: 0,
             transport_interface: String::new(),
+            transport_cidrs: Vec::new(),
             snat: SnatMode::Auto,
+            snat_randomly: false,
         },
         datapath: DatapathType::Auto,
         cni: Cni {
@@ -293,6 +307,7 @@ pub fn effective() -> EffectiveConfig {
         },
         startup_taint: Some(TAINT.into()),
         service_cidrs: vec!["10.96.0.0/12".parse().unwrap()],
+        node_ipam: None,
         log_level: "info".into(),
     }
 }

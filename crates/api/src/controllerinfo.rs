@@ -14,6 +14,9 @@ use serde::{Deserialize, Serialize};
 pub mod condition {
     /// Caches are warm: this replica serves, or could take over at once.
     pub const READY: &str = "Ready";
+    /// Every node has pod CIDRs out of the cluster CIDRs and of its own; said by the leader in
+    /// `ipam.mode: NodeIPAM`.
+    pub const NODE_CIDRS_ALLOCATED: &str = "NodeCIDRsAllocated";
 }
 
 /// ControllerInfo is what one replica of the controller says about itself. It has the name of
@@ -89,7 +92,7 @@ pub struct ControllerInfoStatus {
     /// Agents with a stream to it.
     #[serde(default)]
     pub connected_agents: i32,
-    /// Ready.
+    /// Ready; in ipam.mode NodeIPAM the leader's NodeCIDRsAllocated.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(
         length(max = 16),

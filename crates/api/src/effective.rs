@@ -22,8 +22,36 @@ pub struct EffectiveConfig {
     pub startup_taint: Option<String>,
     /// Ranges of ClusterIPs: no pod CIDR may overlap them. Empty when the cluster does not tell.
     pub service_cidrs: Vec<IpNet>,
+    /// How the controller allocates the pod CIDRs of nodes; none where kube-controller-manager does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node_ipam: Option<NodeIpam>,
     /// A `tracing` level: error, warn, info, debug or trace.
     pub log_level: String,
+}
+
+/// `ipam.nodeIPAM`: what the controller allocates the pod CIDRs of nodes from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeIpam {
+    /// Ranges to allocate from, used in this order within each family.
+    #[serde(rename = "clusterCIDRs")]
+    pub cluster_cidrs: Vec<IpNet>,
+    /// Prefix length of a node's IPv4 CIDR.
+    #[serde(rename = "nodeMaskSizeIPv4")]
+    pub node_mask_size_ipv4: u8,
+    /// Prefix length of a node's IPv6 CIDR.
+    #[serde(rename = "nodeMaskSizeIPv6")]
+    pub node_mask_size_ipv6: u8,
+}
+
+impl NodeIpam {
+    /// Prefix length of a node's CIDR out of `cluster`.
+    #[must_use]
+    pub fn node_mask_size(&self, cluster: &IpNet) -> u8 {
+        match cluster {
+            IpNet::V4(_) => self.node_mask_size_ipv4,
+            IpNet::V6(_) => self.node_mask_size_ipv6,
+        }
+    }
 }
 
 /// A host (name or address, no brackets) and a port.
@@ -43,12 +71,25 @@ pub struct Traffic {
     pub mode: TrafficMode,
     /// Tunnel protocol in modes that have one.
     pub tunnel_protocol: TunnelProtocol,
+    /// UDP port of the tunnel; 0 = the protocol's own.
+    #[serde(default)]
+    pub tunnel_port: u16,
+    /// Whether outer packets carry a checksum.
+    #[serde(default)]
+    pub tunnel_checksum: bool,
     /// Pod MTU in bytes; 0 = the transport interface's MTU less the encapsulation.
     pub mtu: u16,
-    /// Interface that carries tunnels; empty = the one that holds the node's InternalIP.
+    /// Interface that carries traffic between nodes; empty = the one that holds an address of
+    /// `transport_cidrs`, or the node's InternalIP.
     pub transport_interface: String,
+    /// Where nodes' transport addresses are; empty = anywhere.
+    #[serde(default)]
+    pub transport_cidrs: Vec<IpNet>,
     /// Source NAT for pod traffic that leaves the cluster.
     pub snat: SnatMode,
+    /// Whether source NAT chooses ports at random.
+    #[serde(default)]
+    pub snat_randomly: bool,
 }
 
 /// `traffic.mode`.
@@ -56,6 +97,10 @@ pub struct Traffic {
 pub enum TrafficMode {
     /// Every packet between nodes is encapsulated.
     Encap,
+    /// None is: the nodes are on one subnet, or the fabric routes each node's pod CIDRs to it.
+    NoEncap,
+    /// Those between nodes of one subnet are not.
+    Hybrid,
 }
 
 /// `traffic.tunnel.protocol`.
@@ -63,6 +108,10 @@ pub enum TrafficMode {
 pub enum TunnelProtocol {
     /// RFC 8926, UDP port 6081.
     Geneve,
+    /// RFC 7348, UDP port 4789.
+    VXLAN,
+    /// RFC 2784; not between IPv6 node addresses on the kernel datapath.
+    GRE,
 }
 
 /// `traffic.snat.mode`.

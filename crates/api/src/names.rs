@@ -13,6 +13,9 @@ pub const FINALIZER: &str = "carrick.dev/network";
 pub mod object {
     /// Deployment, ServiceAccount and Lease of the controller; also the name in its TLS certificate.
     pub const CONTROLLER: &str = "carrick-controller";
+    /// Lease with which the controller's leader claims CIDRs before it gives them to nodes (made by
+    /// the controller, in `ipam.mode: NodeIPAM`).
+    pub const NODE_IPAM: &str = "carrick-node-ipam";
     /// DaemonSet and ServiceAccount of the agent.
     pub const AGENT: &str = "carrick-agent";
     /// DaemonSet and ServiceAccount of the switch.

@@ -236,8 +236,14 @@ impl PullPolicy {
 
 /// `traffic`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(extend("x-kubernetes-validations" = [{
+    "rule": "!(has(self.mode) && self.mode == 'NoEncap' && has(self.tunnel))",
+    "message": "traffic.tunnel means nothing in mode NoEncap, which has no tunnels: remove it, or choose Encap or Hybrid"
+}]))]
 pub struct Traffic {
-    /// How pods on different nodes reach each other. Default: Encap. Immutable.
+    /// How pods on different nodes reach each other. Encap: in tunnels. NoEncap: as they are, so
+    /// nodes are on one subnet or the fabric routes each node's pod CIDRs to it. Hybrid: as they are
+    /// between nodes of one subnet, in tunnels between others. Default: Encap. Immutable.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mode: Option<TrafficMode>,
     /// The tunnel of modes that have one.
@@ -264,45 +270,138 @@ pub struct Traffic {
 
 /// `traffic.tunnel`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(extend("x-kubernetes-validations" = [{
+    "rule": "!(has(self.protocol) && self.protocol == 'GRE' && has(self.port) && self.port != 0)",
+    "message": "traffic.tunnel.port means nothing to GRE, an IP protocol without ports: remove it, or choose Geneve or VXLAN",
+    "fieldPath": ".port"
+}]))]
 pub struct Tunnel {
-    /// Encapsulation protocol. Default: Geneve. Immutable.
+    /// Encapsulation protocol: Geneve (RFC 8926), VXLAN (RFC 7348) or GRE (RFC 2784; not between IPv6
+    /// node addresses on the kernel datapath). Default: Geneve. Immutable.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>", length(max = 16), extend("x-kubernetes-validations" = [{
+        "rule": "self != 'STT'",
+        "message": "STT is no longer in Open vSwitch for Linux: choose Geneve, VXLAN or GRE"
+    }, {
+        "rule": "self in ['Geneve', 'VXLAN', 'GRE', 'STT']",
+        "message": "traffic.tunnel.protocol is Geneve, VXLAN or GRE"
+    }]))]
     pub protocol: Option<TunnelProtocol>,
+    /// UDP port of Geneve or VXLAN, the same on every node. 0: the protocol's own, 6081 or 4789.
+    /// Default: 0. Immutable.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 65535))]
+    pub port: Option<u16>,
+    /// Outer packets carry a checksum over what is in them (UDP's, or GRE's own). It costs speed where
+    /// the network card does not compute it. Default: false.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub checksum: Option<bool>,
 }
 
 /// `traffic.transport`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Transport {
-    /// Interface on every node that carries traffic between nodes. Empty: the one that holds the
-    /// node's InternalIP. Default: empty.
+    /// Interface on every node that carries traffic between nodes. Empty: the one that holds an
+    /// address of cidrs, or the node's InternalIP. Default: empty.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 15), regex(pattern = r"^([^/\s:]+)?$"))]
     pub interface: Option<String>,
+    /// Ranges that hold the nodes' transport addresses, for nodes with several: an address outside
+    /// them is no end of a tunnel and no next hop. Empty: any address. Default: empty.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(
+        length(max = 16),
+        inner(length(min = 4, max = 49)),
+        extend("x-kubernetes-list-type" = "set", "x-kubernetes-validations" = [{
+            "rule": "self.all(range, isCIDR(range))",
+            "message": "traffic.transport.cidrs holds ranges such as 192.0.2.0/24 or 2001:db8::/64"
+        }])
+    )]
+    pub cidrs: Option<Vec<String>>,
 }
 
 /// `traffic.snat`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
 pub struct Snat {
     /// Auto masquerades pod traffic that leaves the cluster by the node's address; Disabled
     /// leaves sources alone. Default: Auto.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mode: Option<SnatMode>,
+    /// Source NAT chooses ports at random, so that many connections to one address do not race for
+    /// the same one. Default: false.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub random_fully: Option<bool>,
 }
 
 /// `ipam`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(extend("x-kubernetes-validations" = [{
+    "rule": "!(has(self.mode) && self.mode == 'NodeIPAM') || (has(self.nodeIPAM) && has(self.nodeIPAM.clusterCIDRs) && size(self.nodeIPAM.clusterCIDRs) > 0)",
+    "message": "ipam.mode NodeIPAM needs ipam.nodeIPAM.clusterCIDRs: name the ranges that the pod CIDRs of nodes are allocated from"
+}, {
+    "rule": "(has(self.mode) && self.mode == 'NodeIPAM') || !has(self.nodeIPAM) || !has(self.nodeIPAM.clusterCIDRs) || size(self.nodeIPAM.clusterCIDRs) == 0",
+    "message": "ipam.nodeIPAM.clusterCIDRs acts in ipam.mode NodeIPAM only: set that mode, or leave the list out where kube-controller-manager allocates (its --cluster-cidr)"
+}]))]
 pub struct Ipam {
     /// NodeCIDR takes addresses from each node's spec.podCIDRs, which kube-controller-manager
-    /// allocates. Default: NodeCIDR. Immutable.
+    /// allocates. NodeIPAM is for clusters where it allocates none: Carrick's controller gives
+    /// every node one CIDR of each family out of nodeIPAM.clusterCIDRs. Default: NodeCIDR.
+    /// Immutable.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mode: Option<IpamMode>,
+    /// What mode NodeIPAM allocates.
+    #[serde(default, rename = "nodeIPAM", skip_serializing_if = "Option::is_none")]
+    pub node_ipam: Option<NodeIpam>,
 }
 
 /// `ipam.mode`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum IpamMode {
-    /// `Node.spec.podCIDRs`.
+    /// `Node.spec.podCIDRs`, allocated by kube-controller-manager.
     NodeCIDR,
+    /// `Node.spec.podCIDRs`, allocated by Carrick's controller.
+    NodeIPAM,
+}
+
+/// `ipam.nodeIPAM`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct NodeIpam {
+    /// Ranges that the pod CIDRs of nodes are allocated from, of one or both families. Those of a
+    /// family are used in their order. They overlap neither each other nor Services nor nodes'
+    /// addresses. One can be added while the network runs; one that no node uses can be taken out.
+    /// The family of the first is the pods' primary one.
+    #[serde(
+        default,
+        rename = "clusterCIDRs",
+        skip_serializing_if = "Option::is_none"
+    )]
+    #[schemars(
+        length(max = 8),
+        inner(length(min = 1, max = 43)),
+        extend("x-kubernetes-list-type" = "atomic", "x-kubernetes-validations" = [{
+            "rule": "self.all(range, isCIDR(range) && cidr(range) == cidr(range).masked())",
+            "message": "each of ipam.nodeIPAM.clusterCIDRs is a CIDR without host bits, 10.128.0.0/14 or fd00:10:128::/48"
+        }])
+    )]
+    pub cluster_cidrs: Option<Vec<String>>,
+    /// Prefix length of each node's IPv4 CIDR: 24 gives 253 pods a node. Nodes that have one keep
+    /// it. Default: 24.
+    #[serde(
+        default,
+        rename = "nodeMaskSizeIPv4",
+        skip_serializing_if = "Option::is_none"
+    )]
+    #[schemars(range(min = 8, max = 28))]
+    pub node_mask_size_ipv4: Option<u8>,
+    /// Prefix length of each node's IPv6 CIDR. Nodes that have one keep it. Default: 64.
+    #[serde(
+        default,
+        rename = "nodeMaskSizeIPv6",
+        skip_serializing_if = "Option::is_none"
+    )]
+    #[schemars(range(min = 16, max = 112))]
+    pub node_mask_size_ipv6: Option<u8>,
 }
 
 /// `datapath`.

@@ -1,10 +1,11 @@
 //! What the host's own network stack must hold so that it reaches pods and pods reach the world:
 //! addresses and routes of the gateway, sysctls and our nftables tables, as plain data.
 //!
-//! Everything is routed: the host sees all pods, its own and its peers', behind *one* virtual next
-//! hop per family on the gateway link, with a permanent neighbour entry. It so sends no ARP and no
-//! neighbour solicitation for pods. `src` of the routes matters: a remote pod's answer must come
-//! back through the tunnel.
+//! Everything is routed: the host sees its own pods, and those of peers at the other end of a tunnel,
+//! behind *one* virtual next hop per family on the gateway link, with a permanent neighbour entry. It
+//! so sends no ARP and no neighbour solicitation for pods. `src` of these routes matters: a remote
+//! pod's answer must come back through the tunnel. Pods of a neighbour that is reached without a tunnel
+//! are behind that node's own address.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -12,14 +13,13 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
 
-use crate::state::{MacAddr, NodeState, VIRTUAL_MAC};
+use crate::state::{MacAddr, NodeState, VIRTUAL_MAC, Way};
+use crate::tunnel::Tunnel;
 
 /// The virtual next hop of IPv4 routes to pods.
 pub const NEXT_HOP_V4: Ipv4Addr = Ipv4Addr::new(169, 254, 77, 1);
 /// The virtual next hop of IPv6 routes to pods.
 pub const NEXT_HOP_V6: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0x77, 1);
-/// UDP port of Geneve (RFC 8926 §3.3).
-pub const GENEVE_PORT: u16 = 6081;
 /// Table in family `inet` that holds every rule of ours.
 pub const INET_TABLE: &str = "carrick";
 /// Table in family `netdev`, on the userspace datapath only.
@@ -29,7 +29,11 @@ pub const NETDEV_TABLE: &str = "carrick";
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Snat {
     /// Masquerade it.
-    Masquerade,
+    Masquerade {
+        /// Ports are chosen at random, so that connections of many pods to one address do not race for
+        /// the same one (nft's `fully-random`).
+        fully_random: bool,
+    },
     /// Leave sources alone.
     Off,
 }
@@ -41,6 +45,8 @@ pub struct HostInput<'a> {
     pub gateway_link: &'a str,
     /// Source NAT for what leaves the cluster.
     pub snat: Snat,
+    /// The tunnel between nodes, in modes that have one.
+    pub tunnel: Option<Tunnel>,
     /// Links whose frames only Open vSwitch may see: pods' host ends and, inside `br-phy`, the
     /// transport NIC. Empty on the kernel datapath, which takes frames before the stack.
     pub hidden_links: BTreeSet<String>,
@@ -48,15 +54,26 @@ pub struct HostInput<'a> {
     pub more_chains: &'a str,
 }
 
+/// The link a route leads through.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum RouteLink {
+    /// The gateway: into the integration bridge.
+    Gateway,
+    /// The link that holds the node's transport addresses.
+    Transport,
+}
+
 /// A route of the main table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct HostRoute {
     /// Where to.
     pub destination: IpNet,
-    /// The virtual next hop, `onlink`.
+    /// Through which link.
+    pub link: RouteLink,
+    /// The next hop, `onlink`: virtual on the gateway, a node's address on the transport link.
     pub via: IpAddr,
     /// Preferred source.
-    pub source: IpAddr,
+    pub source: Option<IpAddr>,
 }
 
 /// A permanent neighbour entry on the gateway link.
@@ -105,7 +122,7 @@ pub struct HostDesired {
     pub addresses: BTreeSet<IpNet>,
     /// Permanent neighbours on the gateway link.
     pub neighbours: BTreeSet<HostNeighbour>,
-    /// Routes through the gateway link.
+    /// Routes to pods.
     pub routes: BTreeSet<HostRoute>,
     /// Paths below `/proc/sys/net` and their values, applied before the gateway gets addresses.
     pub sysctls: BTreeMap<String, String>,
@@ -126,26 +143,34 @@ pub fn render_host(state: &NodeState, input: &HostInput<'_>) -> HostDesired {
             mac: VIRTUAL_MAC,
         });
     }
-    let peers = state
-        .peers
-        .values()
-        .filter(|peer| state.tunnel_destination(peer).is_some());
-    for cidr in state
-        .pod_cidrs
-        .iter()
-        .chain(peers.flat_map(|peer| &peer.pod_cidrs))
-    {
+    let through_gateway = |cidr: &IpNet| {
         let source = match cidr {
             IpNet::V4(_) => gateway.v4.map(IpAddr::V4),
             IpNet::V6(_) => gateway.v6.map(IpAddr::V6),
-        };
-        if let Some(source) = source {
-            routes.insert(HostRoute {
-                destination: cidr.trunc(),
-                via: next_hop(source),
-                source,
-            });
-        }
+        }?;
+        Some(HostRoute {
+            destination: cidr.trunc(),
+            link: RouteLink::Gateway,
+            via: next_hop(source),
+            source: Some(source),
+        })
+    };
+    routes.extend(state.pod_cidrs.iter().filter_map(through_gateway));
+    for peer in state.peers.values() {
+        routes.extend(
+            peer.pod_cidrs
+                .iter()
+                .filter_map(|cidr| match state.way(peer, *cidr)? {
+                    Way::Tunnel(_) => through_gateway(cidr),
+                    Way::Direct(neighbour) => Some(HostRoute {
+                        destination: cidr.trunc(),
+                        link: RouteLink::Transport,
+                        via: neighbour,
+                        source: None,
+                    }),
+                    Way::Fabric => None,
+                }),
+        );
     }
     HostDesired {
         addresses,
@@ -219,12 +244,18 @@ fn inet_table(state: &NodeState, input: &HostInput<'_>) -> String {
         pods.iter().filter(|net| net.addr().is_ipv6()),
     ));
     // Tunnel packets are not connections: tracking each costs, and their ports vary.
-    for (chain, hook) in [("raw-pre", "prerouting"), ("raw-out", "output")] {
-        let _ = write!(
-            text,
-            "  chain {chain} {{\n    type filter hook {hook} priority raw; policy accept;\n    \
-             udp dport {GENEVE_PORT} notrack\n  }}\n"
-        );
+    if let Some(tunnel) = input.tunnel {
+        let packets = match tunnel.port {
+            Some(port) => format!("udp dport {port}"),
+            None => "meta l4proto gre".to_owned(),
+        };
+        for (chain, hook) in [("raw-pre", "prerouting"), ("raw-out", "output")] {
+            let _ = write!(
+                text,
+                "  chain {chain} {{\n    type filter hook {hook} priority raw; policy accept;\n    \
+                 {packets} notrack\n  }}\n"
+            );
+        }
     }
     let _ = write!(
         text,
@@ -242,7 +273,8 @@ fn inet_table(state: &NodeState, input: &HostInput<'_>) -> String {
             "    oifname \"{gw}\" fib saddr type local {family} saddr != {own} masquerade"
         );
     }
-    if input.snat == Snat::Masquerade {
+    if let Snat::Masquerade { fully_random } = input.snat {
+        let ports = if fully_random { " fully-random" } else { "" };
         for cidr in &own {
             let (family, set) = match cidr {
                 IpNet::V4(_) => ("ip", "pods4"),
@@ -250,7 +282,7 @@ fn inet_table(state: &NodeState, input: &HostInput<'_>) -> String {
             };
             let _ = writeln!(
                 text,
-                "    oifname != \"{gw}\" {family} saddr {cidr} {family} daddr != @{set} masquerade"
+                "    oifname != \"{gw}\" {family} saddr {cidr} {family} daddr != @{set} masquerade{ports}"
             );
         }
     }

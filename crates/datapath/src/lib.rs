@@ -30,25 +30,24 @@ mod render;
 mod state;
 mod switch;
 mod table;
+mod tunnel;
 
 pub use admit::{Holder, Refused, admit_own, admit_peers, overlap};
 pub use commit::{COMMIT_VERSION, Commit, CommitError, DatapathKind, MAX_COMMIT_BYTES};
 pub use cookie::{CookieParts, Kind};
 pub use flow::FlowLine;
 pub use host::{
-    GENEVE_PORT, HostDesired, HostInput, HostNeighbour, HostRoute, INET_TABLE, NETDEV_TABLE,
-    NEXT_HOP_V4, NEXT_HOP_V6, NftFamily, NftTable, Snat, is_link_name, next_hop, render_host,
+    HostDesired, HostInput, HostNeighbour, HostRoute, INET_TABLE, NETDEV_TABLE, NEXT_HOP_V4,
+    NEXT_HOP_V6, NftFamily, NftTable, RouteLink, Snat, is_link_name, next_hop, render_host,
 };
 pub use ledger::{IdLedger, LedgerError, MAX_OBJECTS};
-pub use mtu::{
-    GENEVE_V4_OVERHEAD, GENEVE_V6_OVERHEAD, IpFamily, MAX_MTU, MIN_V4_MTU, MIN_V6_MTU, MtuError,
-    geneve_overhead, pod_mtu,
-};
+pub use mtu::{MAX_MTU, MIN_V4_MTU, MIN_V6_MTU, MtuError, pod_mtu};
 pub use pipeline::{CT_MARK_ALLOWED, CT_ZONE};
 pub use render::{Desired, LeftOut, RenderError, render};
 pub use state::{
-    Addresses, Gateway, MacAddr, MacAddrError, NodeState, Peer, Pod, Port, VIRTUAL_MAC,
+    Addresses, Gateway, MacAddr, MacAddrError, Mode, NodeState, Peer, Pod, Port, VIRTUAL_MAC, Way,
     gateway_address,
 };
 pub use switch::{LineError, RecoverError, from_lines, learned, recover_ids};
 pub use table::Table;
+pub use tunnel::{IpFamily, Tunnel, TunnelProtocol};

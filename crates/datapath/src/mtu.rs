@@ -1,44 +1,11 @@
 //! The MTU of pods and of the gateway, from the transport interface's.
 
-use std::net::IpAddr;
-
-/// Bytes Geneve takes over IPv4 (RFC 8926): inner Ethernet 14, Geneve 8, UDP 8, IPv4 20.
-pub const GENEVE_V4_OVERHEAD: u16 = 50;
-/// Bytes Geneve takes over IPv6: 20 more for the longer outer header.
-pub const GENEVE_V6_OVERHEAD: u16 = 70;
 /// The least MTU of a link that carries IPv6 (RFC 8200 §5).
 pub const MIN_V6_MTU: u16 = 1280;
 /// The least MTU we run IPv4 on: what every host must reassemble (RFC 791 §3.1).
 pub const MIN_V4_MTU: u16 = 576;
 /// Tunnel devices of Open vSwitch pass no larger packets.
 pub const MAX_MTU: u16 = 65000;
-
-/// Bytes that encapsulation takes when tunnels end at an address of this family.
-pub const fn geneve_overhead(outer: IpFamily) -> u16 {
-    match outer {
-        IpFamily::V4 => GENEVE_V4_OVERHEAD,
-        IpFamily::V6 => GENEVE_V6_OVERHEAD,
-    }
-}
-
-/// An IP family.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum IpFamily {
-    /// IPv4.
-    V4,
-    /// IPv6.
-    V6,
-}
-
-impl From<IpAddr> for IpFamily {
-    fn from(address: IpAddr) -> Self {
-        if address.is_ipv4() {
-            Self::V4
-        } else {
-            Self::V6
-        }
-    }
-}
 
 /// Why there is no usable MTU. Each message says how to mend it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -78,17 +45,16 @@ pub enum MtuError {
 /// The MTU pods and the gateway get.
 ///
 /// `transport` is the MTU of the transport interface, `asked` the user's `traffic.mtu` (0 = what
-/// fits), `outer` the family tunnels end at, `pods_have_v6` whether pods have IPv6 addresses.
+/// fits), `overhead` what a tunnel takes of it, `pods_have_v6` whether pods have IPv6 addresses.
 ///
 /// # Errors
 /// `asked` does not fit, or the result is below what a family of the pods needs.
 pub fn pod_mtu(
     transport: u32,
     asked: u16,
-    outer: IpFamily,
+    overhead: u16,
     pods_have_v6: bool,
 ) -> Result<u16, MtuError> {
-    let overhead = geneve_overhead(outer);
     let room = u16::try_from(transport.saturating_sub(u32::from(overhead)))
         .unwrap_or(u16::MAX)
         .min(MAX_MTU);
@@ -111,7 +77,7 @@ pub fn pod_mtu(
             mtu,
             family,
             least,
-            transport_least: least + overhead,
+            transport_least: least.saturating_add(overhead),
         });
     }
     Ok(mtu)
@@ -123,32 +89,33 @@ mod tests {
 
     #[test]
     fn computed_from_the_transport() {
-        assert_eq!(pod_mtu(1500, 0, IpFamily::V4, true), Ok(1450));
-        assert_eq!(pod_mtu(1500, 0, IpFamily::V6, true), Ok(1430));
-        assert_eq!(pod_mtu(9001, 0, IpFamily::V4, false), Ok(8951));
-        assert_eq!(pod_mtu(65536, 0, IpFamily::V4, false), Ok(MAX_MTU));
+        assert_eq!(pod_mtu(1500, 0, 50, true), Ok(1450));
+        assert_eq!(pod_mtu(1500, 0, 70, true), Ok(1430));
+        assert_eq!(pod_mtu(9001, 0, 50, false), Ok(8951));
+        assert_eq!(pod_mtu(65536, 0, 50, false), Ok(MAX_MTU));
+        assert_eq!(pod_mtu(1500, 0, 0, true), Ok(1500));
     }
 
     #[test]
     fn asked_for_and_fitting_is_taken() {
-        assert_eq!(pod_mtu(1500, 1400, IpFamily::V4, true), Ok(1400));
-        assert_eq!(pod_mtu(1500, 1450, IpFamily::V4, true), Ok(1450));
+        assert_eq!(pod_mtu(1500, 1400, 50, true), Ok(1400));
+        assert_eq!(pod_mtu(1500, 1450, 50, true), Ok(1450));
         assert!(matches!(
-            pod_mtu(1500, 1451, IpFamily::V4, true),
+            pod_mtu(1500, 1451, 50, true),
             Err(MtuError::TooLarge { room: 1450, .. })
         ));
     }
 
     #[test]
     fn below_1280_with_ipv6_is_refused_with_the_mend() {
-        let error = pod_mtu(1300, 0, IpFamily::V4, true).unwrap_err();
+        let error = pod_mtu(1300, 0, 50, true).unwrap_err();
         assert!(
             error
                 .to_string()
                 .contains("raise the transport interface's MTU to 1330")
         );
-        assert_eq!(pod_mtu(1300, 0, IpFamily::V4, false), Ok(1250));
-        assert!(pod_mtu(1500, 1279, IpFamily::V4, true).is_err());
-        assert!(pod_mtu(100, 0, IpFamily::V4, false).is_err());
+        assert_eq!(pod_mtu(1300, 0, 50, false), Ok(1250));
+        assert!(pod_mtu(1500, 1279, 50, true).is_err());
+        assert!(pod_mtu(100, 0, 50, false).is_err());
     }
 }

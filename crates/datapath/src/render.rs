@@ -3,12 +3,14 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
+use ipnet::IpNet;
+
 use crate::commit::{COMMIT_VERSION, Commit, DatapathKind};
 use crate::cookie::{CookieParts, Kind};
 use crate::flow::FlowLine;
 use crate::ledger::{IdLedger, LedgerError};
 use crate::pipeline::{Stage, node_flows, peer_flows, pod_flows};
-use crate::state::{NodeState, Pod, Port};
+use crate::state::{NodeState, Pod, Port, Way};
 
 /// Everything the integration bridge must hold, sorted.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -50,17 +52,23 @@ pub fn render(state: &NodeState, ledger: &mut IdLedger) -> Result<Desired, Rende
     node_flows(&mut Stage::new(CookieParts::PIPELINE, &mut flows), state);
     if let Some(tunnel) = state.tunnel {
         for (name, peer) in &state.peers {
-            let Some(destination) = state.tunnel_destination(peer) else {
-                continue;
+            // What goes as it is is the host's to route: the pipeline gives it to the gateway.
+            let tunnelled = |cidr: &IpNet| match state.way(peer, *cidr) {
+                Some(Way::Tunnel(destination)) => Some((*cidr, destination)),
+                Some(Way::Direct(_) | Way::Fabric) | None => None,
             };
+            let ranges: Vec<_> = peer.pod_cidrs.iter().filter_map(tunnelled).collect();
+            if ranges.is_empty() {
+                continue;
+            }
             let object = ledger.id(Kind::Peer, name).map_err(RenderError::Ids)?;
             let cookie = CookieParts {
                 kind: Kind::Peer,
                 object,
             };
             let mut stage = Stage::new(cookie, &mut flows);
-            for cidr in &peer.pod_cidrs {
-                peer_flows(&mut stage, *cidr, destination, tunnel);
+            for (cidr, destination) in ranges {
+                peer_flows(&mut stage, cidr, destination, tunnel);
             }
         }
     }

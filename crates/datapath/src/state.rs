@@ -185,6 +185,29 @@ pub struct Pod {
     pub addresses: Addresses,
 }
 
+/// How packets travel between nodes (`traffic.mode`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Mode {
+    /// In tunnels.
+    Encap,
+    /// As they are: the fabric knows where pods are, or the nodes are on one subnet.
+    NoEncap,
+    /// As they are between nodes of one subnet, in tunnels between others.
+    Hybrid,
+}
+
+/// How packets get to a range of another node's pods.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    /// In a tunnel that ends at this address.
+    Tunnel(IpAddr),
+    /// As they are, to the other node's address on a subnet this node is on.
+    Direct(IpAddr),
+    /// As they are, by the routes the host has without us.
+    Fabric,
+}
+
 /// Everything the pipeline of one node is made from.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -193,10 +216,14 @@ pub struct NodeState {
     pub gateway: Gateway,
     /// Pod CIDRs of this node.
     pub pod_cidrs: Vec<IpNet>,
+    /// How packets travel between nodes.
+    pub mode: Mode,
     /// The tunnel port; `None` in modes without one.
     pub tunnel: Option<Port>,
-    /// Addresses of this node where tunnels end: a family without one reaches no peer.
+    /// Addresses of this node on the transport link, where tunnels end.
     pub endpoints: Addresses,
+    /// Subnets of the transport link: who has an address in one of them is a neighbour.
+    pub subnets: Vec<IpNet>,
     /// The other nodes by name.
     pub peers: BTreeMap<String, Peer>,
     /// Pods by the key of their attachment (stable for the life of the sandbox).
@@ -204,6 +231,29 @@ pub struct NodeState {
 }
 
 impl NodeState {
+    /// How packets get to a range of a peer's pods; `None` when they cannot.
+    ///
+    /// Both ends may answer differently when their subnets' prefixes do: packets then come one way
+    /// and go the other, which neither end minds.
+    pub fn way(&self, peer: &Peer, pods: IpNet) -> Option<Way> {
+        let tunnel = || self.tunnel_destination(peer).map(Way::Tunnel);
+        match self.mode {
+            Mode::Encap => tunnel(),
+            Mode::NoEncap => Some(self.neighbour(peer, pods).unwrap_or(Way::Fabric)),
+            Mode::Hybrid => self.neighbour(peer, pods).or_else(tunnel),
+        }
+    }
+
+    /// The way to a peer on a subnet of ours, by an address of the pods' own family.
+    fn neighbour(&self, peer: &Peer, pods: IpNet) -> Option<Way> {
+        let address = match pods {
+            IpNet::V4(_) => peer.endpoints.v4.map(IpAddr::V4),
+            IpNet::V6(_) => peer.endpoints.v6.map(IpAddr::V6),
+        }?;
+        let shared = self.subnets.iter().any(|subnet| subnet.contains(&address));
+        shared.then_some(Way::Direct(address))
+    }
+
     /// The address a tunnel to `peer` ends at: IPv4 where both nodes have it, else IPv6.
     pub fn tunnel_destination(&self, peer: &Peer) -> Option<IpAddr> {
         match (
@@ -282,8 +332,10 @@ mod tests {
                     addresses: Addresses::default(),
                 },
                 pod_cidrs: vec![],
+                mode: Mode::Encap,
                 tunnel: Some(Port::TUNNEL),
                 endpoints: own,
+                subnets: vec![],
                 peers: BTreeMap::new(),
                 pods: BTreeMap::new(),
             };
@@ -297,5 +349,65 @@ mod tests {
         assert_eq!(check(state(true, true), state(false, true)), Some(false));
         assert_eq!(check(state(true, false), state(false, true)), None);
         assert_eq!(check(state(false, true), state(true, true)), Some(false));
+    }
+
+    #[test]
+    fn the_way_goes_by_mode_subnet_and_family() {
+        let node = |mode: Mode| NodeState {
+            gateway: Gateway {
+                port: Port::GATEWAY,
+                mac: VIRTUAL_MAC,
+                addresses: Addresses::default(),
+            },
+            pod_cidrs: vec![],
+            mode,
+            tunnel: (mode != Mode::NoEncap).then_some(Port::TUNNEL),
+            endpoints: Addresses {
+                v4: Some("192.0.2.1".parse().unwrap()),
+                v6: None,
+            },
+            subnets: vec!["192.0.2.0/25".parse().unwrap()],
+            peers: BTreeMap::new(),
+            pods: BTreeMap::new(),
+        };
+        let peer = |v4: &str| Peer {
+            pod_cidrs: vec![],
+            endpoints: Addresses {
+                v4: Some(v4.parse().unwrap()),
+                v6: None,
+            },
+        };
+        let (near, far) = (peer("192.0.2.2"), peer("192.0.2.200"));
+        let (v4, v6) = (
+            "10.10.2.0/24".parse().unwrap(),
+            "fd00:10:2::/64".parse().unwrap(),
+        );
+        let [near_address, far_address] =
+            [&near, &far].map(|peer| peer.endpoints.v4.map(IpAddr::V4).unwrap());
+        for (mode, near_v4, near_v6, far_v4) in [
+            (
+                Mode::Encap,
+                Way::Tunnel(near_address),
+                Way::Tunnel(near_address),
+                Way::Tunnel(far_address),
+            ),
+            (
+                Mode::NoEncap,
+                Way::Direct(near_address),
+                Way::Fabric,
+                Way::Fabric,
+            ),
+            (
+                Mode::Hybrid,
+                Way::Direct(near_address),
+                Way::Tunnel(near_address),
+                Way::Tunnel(far_address),
+            ),
+        ] {
+            let node = node(mode);
+            assert_eq!(node.way(&near, v4), Some(near_v4), "{mode:?}");
+            assert_eq!(node.way(&near, v6), Some(near_v6), "{mode:?}");
+            assert_eq!(node.way(&far, v4), Some(far_v4), "{mode:?}");
+        }
     }
 }

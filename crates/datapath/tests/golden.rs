@@ -15,8 +15,8 @@ mod support;
 use std::collections::BTreeSet;
 
 use carrick_datapath::{
-    CookieParts, HostInput, IdLedger, Kind, NodeState, Snat, Table, recover_ids, render,
-    render_host,
+    CookieParts, HostInput, IdLedger, Kind, Mode, NodeState, Snat, Table, Tunnel, TunnelProtocol,
+    recover_ids, render, render_host,
 };
 use proptest::prelude::*;
 use support::{Families, node, peer, pod};
@@ -64,7 +64,10 @@ fn host_tables() {
     let state = sample(Families::Dual, Families::V4);
     let input = HostInput {
         gateway_link: "carrick-gw0",
-        snat: Snat::Masquerade,
+        snat: Snat::Masquerade {
+            fully_random: false,
+        },
+        tunnel: Some(Tunnel::new(TunnelProtocol::Geneve)),
         hidden_links: BTreeSet::from(["car000000000001".to_owned(), "eth1".to_owned()]),
         more_chains: "chain hostports {\n  type nat hook prerouting priority dstnat;\n}\n",
     };
@@ -79,12 +82,71 @@ fn host_tables() {
     insta::assert_debug_snapshot!("host_rest", rest);
 }
 
+/// Nodes b and c are on one subnet with this one, d is not.
+fn without_tunnels(mode: Mode) -> NodeState {
+    let mut state = sample(Families::Dual, Families::V4);
+    let mut far = peer(4, Families::Dual, Families::V4);
+    far.endpoints.v4 = Some("172.31.4.4".parse().unwrap());
+    state.peers.insert("d".into(), far);
+    state.mode = mode;
+    if mode == Mode::NoEncap {
+        state.tunnel = None;
+    }
+    state
+}
+
+/// What the host routes itself: IPv4 to its neighbours b and c. In NoEncap everything else is the
+/// fabric's; in Hybrid it goes through the tunnel.
+#[test]
+fn modes() {
+    for (mode, name, protocol) in [
+        (Mode::NoEncap, "no_encap", None),
+        (Mode::Hybrid, "hybrid", Some(TunnelProtocol::Gre)),
+    ] {
+        let state = without_tunnels(mode);
+        let input = HostInput {
+            gateway_link: "carrick-gw0",
+            snat: Snat::Masquerade { fully_random: true },
+            tunnel: protocol.map(Tunnel::new),
+            hidden_links: BTreeSet::new(),
+            more_chains: "",
+        };
+        let host = render_host(&state, &input);
+        let routes: Vec<String> = host
+            .routes
+            .iter()
+            .map(|route| {
+                let source = route
+                    .source
+                    .map_or(String::new(), |from| format!(" src {from}"));
+                format!(
+                    "{} via {} ({:?}){source}",
+                    route.destination, route.via, route.link
+                )
+            })
+            .collect();
+        let table = host.tables[0].text.clone().unwrap();
+        let flows: Vec<String> = text(&state)
+            .lines()
+            .filter(|flow| flow.contains("tun") || flow.contains("in_port=1,"))
+            .map(str::to_owned)
+            .collect();
+        let all = format!(
+            "routes:\n{}\n\n{table}\nflows of the tunnel:\n{}\n",
+            routes.join("\n"),
+            flows.join("\n")
+        );
+        insta::assert_snapshot!(name, all);
+    }
+}
+
 #[test]
 fn host_without_snat_on_the_kernel_datapath() {
     let state = sample(Families::V4, Families::V4);
     let input = HostInput {
         gateway_link: "carrick-gw0",
         snat: Snat::Off,
+        tunnel: Some(Tunnel::new(TunnelProtocol::Geneve)),
         hidden_links: BTreeSet::new(),
         more_chains: "",
     };

@@ -1,6 +1,6 @@
 //! Routes of the main table.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
@@ -133,22 +133,23 @@ impl Netlink {
             .into_iter()
             .filter(|route| route.origin == origin)
             .collect();
+        // A route per node and family: looked up, not searched for.
+        let wanted: BTreeSet<_> = desired.iter().map(Route::key).collect();
+        let held: BTreeMap<_, _> = present.iter().map(|route| (route.key(), route)).collect();
         let mut outcome = Outcome::default();
-        for route in &present {
-            if !desired.iter().any(|wanted| wanted.key() == route.key()) {
-                outcome.record_remove(route.clone(), self.delete_route(route).await);
-            }
+        for route in present
+            .iter()
+            .filter(|route| !wanted.contains(&route.key()))
+        {
+            outcome.record_remove(route.clone(), self.delete_route(route).await);
         }
         for wanted in desired {
             let mut wanted = wanted.clone();
             wanted.origin = origin;
-            if present.contains(&wanted) {
-                continue;
-            }
-            let result = if present.iter().any(|route| route.key() == wanted.key()) {
-                self.replace_route(&wanted).await
-            } else {
-                self.add_route(&wanted).await
+            let result = match held.get(&wanted.key()) {
+                Some(held) if **held == wanted => continue,
+                Some(_) => self.replace_route(&wanted).await,
+                None => self.add_route(&wanted).await,
             };
             outcome.record_add(wanted, result);
         }

@@ -60,7 +60,7 @@ pub use queue::{Notice, Notices, PacketIns};
 
 use session::Session;
 
-/// How to connect.
+/// How to connect (OpenFlow 1.5.1 §6.3; the socket is that of ovs-vswitchd(8), "BRIDGE.mgmt").
 #[derive(Debug, Clone)]
 pub struct Config {
     /// The socket: `<run directory>/<bridge>.mgmt`.
@@ -101,7 +101,7 @@ impl Config {
     }
 }
 
-/// A switch. Cheap to clone; all clones share one socket.
+/// A switch. Cheap to clone; all clones share one socket (the OpenFlow channel, OpenFlow 1.5.1 §6).
 ///
 /// A request goes to the session that stands when it is made. Who has found something out about one
 /// session and must not act on another takes a handle of that session alone: [`Connection::only`].

@@ -51,7 +51,7 @@ impl Learned {
     }
 }
 
-/// A modification that may stand in a bundle.
+/// A modification that may stand in a bundle (OpenFlow 1.5.1 §7.3.9).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Mod {
     /// Of a flow.

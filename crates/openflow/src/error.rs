@@ -4,7 +4,8 @@ use thiserror::Error;
 
 use crate::field::Field;
 
-/// Bytes that are not what they should be: where, in which field of the message, and why.
+/// Bytes that are not what they should be: where, in which field of the message (OpenFlow 1.5.1 §7, or
+/// Open vSwitch's `nicira-ext.h`), and why.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error("{field} at byte {offset}: {reason}")]
 pub struct DecodeError {

@@ -53,7 +53,7 @@ impl Header {
     }
 }
 
-/// Which masks a field takes.
+/// Which masks a field takes ("Maskable" in ovs-fields(7)).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Maskable {
     /// Only whole values.
@@ -62,7 +62,7 @@ pub enum Maskable {
     Arbitrary,
 }
 
-/// Whether actions may write a field.
+/// Whether actions may write a field ("Access" in ovs-fields(7)).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Access {
     /// Matched and read only.
@@ -139,7 +139,7 @@ impl Prerequisite {
     }
 }
 
-/// How a value is written as text.
+/// How a value is written as text ("Format" in ovs-fields(7)).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Format {
@@ -169,7 +169,7 @@ pub enum Format {
     PacketType,
 }
 
-/// One row of the table.
+/// One row of the table: what Open vSwitch's `meta-flow.h` says of each field.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct FieldInfo {

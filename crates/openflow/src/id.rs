@@ -210,7 +210,7 @@ impl BucketId {
     pub const ALL: Self = Self(0xffff_ffff);
 }
 
-/// An Ethernet address.
+/// An Ethernet address (IEEE 802, 48 bits).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct MacAddr(pub [u8; 6]);
 

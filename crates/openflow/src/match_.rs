@@ -159,7 +159,7 @@ impl std::fmt::Debug for MaskedField {
     }
 }
 
-/// A field that this crate does not know, kept as it came.
+/// A field that this crate does not know, kept as it came (an OXM TLV, OpenFlow 1.5.1 §7.2.3.2).
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct UnknownField {
     /// Its header.
@@ -170,7 +170,7 @@ pub struct UnknownField {
     pub payload: Vec<u8>,
 }
 
-/// What packets a flow is for.
+/// What packets a flow is for (`struct ofp_match`, OpenFlow 1.5.1 §7.2.3; text as in ovs-fields(7)).
 ///
 /// A match is canonical at any time: what the switch considers equal *is* equal. Values hold no
 /// bits outside of their masks, fields with an empty mask are absent, and fields that are views of
@@ -377,7 +377,8 @@ pub(crate) fn all_ones(field: Field, bytes: usize) -> u128 {
     info.all_ones()
 }
 
-/// A value that fields are compared with, as [`MatchBuilder`] takes it.
+/// A value that fields are compared with, as [`MatchBuilder`] takes it (payload of an OXM TLV,
+/// OpenFlow 1.5.1 §7.2.3.2).
 pub trait FieldValue {
     /// The bits, least significant last.
     fn bits(self) -> u128;

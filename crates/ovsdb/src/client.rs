@@ -18,7 +18,7 @@ use crate::schema::Schema;
 /// Requests that may wait for the connection's task: more callers than that wait their turn.
 const COMMANDS: usize = 64;
 
-/// How a client behaves. The defaults suit a server on the same machine.
+/// How a client behaves (probes: RFC 7047 §4.1.11). The defaults suit a server on the same machine.
 #[derive(Debug, Clone)]
 pub struct Options {
     /// The database.
@@ -66,7 +66,7 @@ pub enum Connection {
     },
 }
 
-/// A client of one database. Clones share the connection; it ends when the last is dropped.
+/// A client of one database (RFC 7047 §4). Clones share the connection; it ends when the last is dropped.
 ///
 /// One task owns the socket. It connects again by itself, with growing pauses, and sets the monitors
 /// up again; requests that were sent and not answered fail with [`RequestError::Disconnected`],
@@ -332,7 +332,7 @@ pub enum ConnectError {
     },
 }
 
-/// Why a request has no result.
+/// Why a request has no result (errors of JSON-RPC: RFC 7047 §3.1).
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RequestError {
@@ -371,7 +371,7 @@ pub enum RequestError {
     Ended,
 }
 
-/// Why a transaction has no results.
+/// Why a transaction has no results (RFC 7047 §4.1.3).
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum TransactError {

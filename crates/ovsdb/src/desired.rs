@@ -6,10 +6,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-/// Keys of a map column that shall have these values; other keys are left alone.
+/// Keys of a map column (RFC 7047 §5.1) that shall have these values; other keys are left alone.
 pub type Keys = BTreeMap<String, String>;
 
-/// What the switch shall be.
+/// What the switch shall be (ovs-vswitchd.conf.db(5), table Open_vSwitch).
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct SwitchConfig {
     /// Keys of `Open_vSwitch.external_ids`.
@@ -22,7 +22,7 @@ pub struct SwitchConfig {
     pub absent_bridges: BTreeSet<String>,
 }
 
-/// A bridge's datapath.
+/// A bridge's datapath (ovs-vswitchd.conf.db(5), `Bridge.datapath_type`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum DatapathType {
     /// The kernel's: `system`.
@@ -48,7 +48,7 @@ impl DatapathType {
     }
 }
 
-/// What a bridge does without a controller.
+/// What a bridge does without a controller (ovs-vswitchd.conf.db(5), `Bridge.fail_mode`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum FailMode {
     /// Only what flows say: `secure`. Changing it later removes all flows.
@@ -68,7 +68,7 @@ impl FailMode {
     }
 }
 
-/// A bridge that shall be there.
+/// A bridge that shall be there (ovs-vswitchd.conf.db(5), table Bridge).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BridgeConfig {
     /// Its name; also the name of its local port.
@@ -170,7 +170,8 @@ impl fmt::Display for OfPort {
     }
 }
 
-/// A port that shall be there, with one interface of the same name.
+/// A port that shall be there, with one interface of the same name (ovs-vswitchd.conf.db(5), tables
+/// Port and Interface).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PortConfig {
     /// Its name.
@@ -228,7 +229,7 @@ impl PortConfig {
     }
 }
 
-/// A port as the switch has it.
+/// A port as the switch has it (ovs-vswitchd.conf.db(5), "Interface Status").
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PortState {
     /// Its name.
@@ -243,7 +244,7 @@ pub struct PortState {
     pub ifindex: Option<u32>,
 }
 
-/// A port the switch could not make.
+/// A port the switch could not make (ovs-vswitchd.conf.db(5), `Interface.error` and `.ofport`).
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum PortError {

@@ -17,7 +17,7 @@ use crate::schema::Schema;
 /// an update per pod event, minutes; each is a few kilobytes of shared rows.
 const CHANGES: usize = 1024;
 
-/// What to monitor: tables and their columns. Tables and columns that the server's schema lacks are
+/// What to monitor (`monitor_cond_since`, ovsdb-server(7) §4.1.15): tables and their columns. Tables and columns that the server's schema lacks are
 /// left out, so that an older switch can be monitored.
 #[derive(Debug, Clone, Default)]
 pub struct MonitorRequest {
@@ -87,7 +87,7 @@ impl MonitorRequest {
     }
 }
 
-/// One committed update of the database as far as it is monitored.
+/// One committed update of the database as far as it is monitored (`update3`, ovsdb-server(7) §4.1.16).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ChangeSet {
     /// The cache's version after it.

@@ -201,6 +201,21 @@ fn build(module: &Path, name: &str, builds: &[Build<'_>], progress: &Progress) -
     })
 }
 
+/// Cargo, in the repository, as a person starts it. Run by cargo itself we have variables that describe
+/// our own package, and build scripts that ask for them (ring's does) would run again each time.
+#[must_use]
+pub fn cargo() -> Command {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.current_dir(paths::repository());
+    for (name, _) in std::env::vars_os() {
+        let text = name.to_string_lossy();
+        if text.starts_with("CARGO_PKG_") || text.starts_with("CARGO_MANIFEST_") {
+            command.env_remove(&name);
+        }
+    }
+    command
+}
+
 /// The directory `name/key` of the cache, where `make` has put the files; made when it is not there.
 /// What an interrupted `make` left is still there when it is tried again.
 pub(crate) fn cached(

@@ -23,6 +23,7 @@ use crate::names;
 use crate::node::{self, Node, NodeHost};
 use crate::paths;
 use crate::pki::Pki;
+use crate::preloaded::Preloaded;
 use crate::progress::Progress;
 use crate::registry::{self, Record};
 use crate::spec::{ClusterSpec, NodeKind};
@@ -151,6 +152,8 @@ impl Cluster {
         ));
         let pki = Pki::open(&self.dir.join("pki"))?;
         let pause = self.binaries.pause_image()?;
+        let images = self.images(&pause)?;
+        let preloaded = Preloaded::make(spec.kind, &images, &self.progress)?;
         if self.control_plane.pid().is_none() {
             // The fabric holds the other end of every link: all or nothing.
             destroy::destroy(&spec.name, &self.dir, Extent::Running, &self.progress)?;
@@ -163,16 +166,18 @@ impl Cluster {
         }
         // At once: kernels take their time to boot.
         let stopped = self.nodes.iter().filter(|node| !node.is_running());
-        in_parallel(stopped, |node| self.boot(node, &pki, &pause))?;
+        in_parallel(stopped, |node| {
+            self.boot(node, &pki, &pause, Some(preloaded.clone()))
+        })?;
         self.progress
             .say("machines started; waiting for the API server and the nodes");
         thread::scope(|scope| {
-            // The sandbox image while the kubelets register.
-            let loading = scope.spawn(|| self.load(&pause));
+            // Nodes that ran before have other images; meanwhile the kubelets register.
+            let loading = scope.spawn(|| images.iter().try_for_each(|image| self.load(image)));
             let api = self.wait_api_server().and_then(|()| self.wait_registered());
             let loaded = loading
                 .join()
-                .unwrap_or_else(|_| Err(anyhow!("loading the pause image panicked")));
+                .unwrap_or_else(|_| Err(anyhow!("loading images panicked")));
             api.and(loaded)
         })?;
         self.progress.say(format!(
@@ -183,7 +188,13 @@ impl Cluster {
     }
 
     /// Starts a node from its disk, whatever is left of it.
-    fn boot(&self, node: &Node, pki: &Pki, pause: &Archive) -> Result<()> {
+    fn boot(
+        &self,
+        node: &Node,
+        pki: &Pki,
+        pause: &Archive,
+        preloaded: Option<Preloaded>,
+    ) -> Result<()> {
         node.host().kill(&self.progress)?;
         let blueprint = node::blueprint(
             self.spec(),
@@ -192,6 +203,7 @@ impl Cluster {
             pki,
             self.binaries.dir(),
             pause.name(),
+            preloaded,
         )?;
         let logs = self.new_logs(node.name())?;
         node.host()
@@ -203,6 +215,14 @@ impl Cluster {
                 &self.progress,
             )
             .with_context(|| format!("start {}", node.name()))
+    }
+
+    /// What nodes have from the start: the sandbox image first.
+    fn images(&self, pause: &Archive) -> Result<Vec<Archive>> {
+        let asked = self.spec().images.iter();
+        std::iter::once(Ok(pause.clone()))
+            .chain(asked.map(|path| Archive::open(path)))
+            .collect()
     }
 
     /// The directory of a machine's logs in this run.
@@ -411,7 +431,7 @@ impl Cluster {
     /// When there is no such node or it does not come up.
     pub fn restart_node(&self, node: &str) -> Result<()> {
         let pki = Pki::open(&self.dir.join("pki"))?;
-        self.boot(self.node(node)?, &pki, &self.binaries.pause_image()?)
+        self.boot(self.node(node)?, &pki, &self.binaries.pause_image()?, None)
     }
 
     /// The directory of this run's logs: one per machine, with a file per component, and pods' logs.
@@ -484,6 +504,7 @@ fn reuse(
     let old = &record.spec;
     let same = ClusterSpec {
         nodes: spec.nodes,
+        images: spec.images.clone(),
         ..old.clone()
     } == *spec;
     if !same || spec.nodes < old.nodes {

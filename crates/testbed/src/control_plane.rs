@@ -78,6 +78,7 @@ pub fn blueprint(
         kept: vec![("etcd", "/var/lib/etcd")],
         hosts,
         components,
+        preloaded: None,
     })
 }
 

@@ -136,24 +136,6 @@ impl Guest {
             .with_context(|| format!("make {} executable", file.display()))
     }
 
-    fn make_disk(&self) -> Result<()> {
-        let disk = self.file("disk");
-        if disk.exists() {
-            return Ok(());
-        }
-        // Under another name until it is a file system.
-        let partial = self.file("disk.partial");
-        File::create(&partial)
-            .and_then(|file| file.set_len(DISK))
-            .with_context(|| format!("create {}", partial.display()))?;
-        exec::output(
-            Command::new("mkfs.ext4")
-                .args(["-q", "-F", "-E", "lazy_itable_init=1,lazy_journal_init=1"])
-                .arg(&partial),
-        )?;
-        fs::rename(&partial, &disk).with_context(|| format!("create {}", disk.display()))
-    }
-
     /// The processor it is pinned to: on one it is many times faster than on two.
     fn processor(&self, number: usize) -> Result<usize> {
         let allowed = sched_getaffinity(Pid::this()).context("ask which processors there are")?;
@@ -253,7 +235,9 @@ impl NodeHost for Guest {
         allow_mappings()?;
         fs::create_dir_all(self.machine.state())
             .with_context(|| format!("create {}", self.machine.state().display()))?;
-        self.make_disk()?;
+        if let Some(preloaded) = &blueprint.preloaded {
+            preloaded.copy_disk(&self.file("disk"))?;
+        }
         let links = links::add_guest(self.machine.cluster(), number, addressing)?;
         self.write_console(&links)?;
         exec::write(&self.file("links"), lines(links.inside.iter().cloned()))?;
@@ -325,4 +309,17 @@ fn allow_mappings() -> Result<()> {
     }
     fs::write(file, MAPPINGS.to_string())
         .with_context(|| format!("set {file} to {MAPPINGS}, which kernel nodes need"))
+}
+
+/// Makes the file `disk` a file system with what is in `tree`.
+pub(crate) fn format_disk(disk: &Path, tree: &Path) -> Result<()> {
+    File::create(disk)
+        .and_then(|file| file.set_len(DISK))
+        .with_context(|| format!("create {}", disk.display()))?;
+    let mut command = Command::new("mkfs.ext4");
+    command
+        .args(["-q", "-F", "-E", "lazy_itable_init=1,lazy_journal_init=1"])
+        .arg("-d")
+        .args([tree, disk]);
+    exec::output(&mut command).map(drop)
 }

@@ -39,6 +39,7 @@ pub mod names;
 pub mod node;
 pub mod paths;
 mod pki;
+mod preloaded;
 mod progress;
 pub mod registry;
 pub mod spec;

@@ -18,6 +18,7 @@ use crate::cgroup::Cgroups;
 use crate::exec;
 use crate::names;
 use crate::node::NodeHost;
+use crate::preloaded::Preloaded;
 use crate::progress::Progress;
 
 const INIT: &str = concat!(
@@ -46,6 +47,8 @@ pub struct Blueprint {
     pub hosts: String,
     /// What runs.
     pub components: Vec<Component>,
+    /// What is in its kept directories when it is started for the first time.
+    pub preloaded: Option<Preloaded>,
 }
 
 /// A machine of a cluster, running or not.
@@ -125,6 +128,9 @@ impl Machine {
         fs::remove_file(self.state.join("init")).ok();
         for (name, _) in &blueprint.kept {
             let dir = self.state.join(name);
+            if let Some(preloaded) = &blueprint.preloaded {
+                preloaded.copy_directory(name, &dir)?;
+            }
             fs::create_dir_all(&dir).with_context(|| format!("create {}", dir.display()))?;
         }
         self.write_state(

@@ -19,6 +19,7 @@ use crate::control_plane;
 use crate::links;
 use crate::machine::{Blueprint, Component, Machine};
 use crate::pki::{Pki, Subject};
+use crate::preloaded::Preloaded;
 use crate::progress::Progress;
 use crate::spec::{ClusterSpec, StartupTaint};
 
@@ -258,6 +259,7 @@ pub fn blueprint(
     pki: &Pki,
     bin: &Path,
     pause: &str,
+    preloaded: Option<Preloaded>,
 ) -> Result<Blueprint> {
     let (name, state) = (node.name(), node.host.state());
     let addresses = node.addresses();
@@ -324,6 +326,7 @@ pub fn blueprint(
         kept,
         hosts,
         components,
+        preloaded,
     })
 }
 

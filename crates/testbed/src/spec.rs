@@ -1,6 +1,7 @@
 //! What a person asks for.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::str::FromStr;
 
 use anyhow::{Result, bail, ensure};
@@ -102,6 +103,9 @@ pub struct ClusterSpec {
     /// What the nodes are made of. Records of older clusters do not say.
     #[serde(default)]
     pub kind: NodeKind,
+    /// Archives of images that nodes have from their start.
+    #[serde(default)]
+    pub images: Vec<PathBuf>,
 }
 
 impl ClusterSpec {
@@ -115,6 +119,7 @@ impl ClusterSpec {
             node_mask_v4: 24,
             startup_taint: StartupTaint::Disabled,
             kind: NodeKind::Namespace,
+            images: Vec::new(),
         }
     }
 

@@ -8,6 +8,7 @@ use carrick_e2e::pod::{self, Pod};
 use carrick_e2e::portrait;
 use carrick_e2e::wait;
 
+use super::connectivity;
 use crate::Test;
 
 pub fn uninstall_tests() -> Vec<Test> {
@@ -97,14 +98,7 @@ fn waits(bed: &Bed) -> Result<()> {
 
 fn deletion(bed: &Bed) -> Result<()> {
     let spec = bed.networking_spec()?;
-    if bed.networking()?["metadata"]["deletionTimestamp"].is_null() {
-        bed.kubectl(&["delete", "networking", "default", "--wait=false"])?;
-    }
-    vacate(bed)?;
-    wait::until("the Networking to be gone", Duration::from_mins(3), || {
-        let out = bed.kubectl(&["get", "networking", "--ignore-not-found", "-o", "json"])?;
-        Ok(!out.contains("\"name\": \"default\""))
-    })?;
+    delete(bed)?;
     compare(bed)?;
     // And it comes back.
     bed.apply(&spec)?;
@@ -114,6 +108,44 @@ fn deletion(bed: &Bed) -> Result<()> {
     let c = Pod::create(bed, &namespace, "c", bed.node_name(1))?;
     for address in &c.addresses {
         a.run(bed, &pod::ping(*address))?;
+    }
+    Ok(())
+}
+
+/// Deletes the Networking and what uses it, and waits until both are gone.
+fn delete(bed: &Bed) -> Result<()> {
+    if bed.networking()?["metadata"]["deletionTimestamp"].is_null() {
+        bed.kubectl(&["delete", "networking", "default", "--wait=false"])?;
+    }
+    vacate(bed)?;
+    wait::until("the Networking to be gone", Duration::from_mins(3), || {
+        let out = bed.kubectl(&["get", "networking", "--ignore-not-found", "-o", "json"])?;
+        Ok(!out.contains("\"name\": \"default\""))
+    })
+}
+
+/// The network made again without tunnels, and everything that pods must be able to do then.
+pub fn no_encap_tests() -> Vec<Test> {
+    let mut tests: Vec<Test> = vec![("the_network_is_made_again", no_encap)];
+    tests.extend(connectivity::tests());
+    tests
+}
+
+fn no_encap(bed: &Bed) -> Result<()> {
+    delete(bed)?;
+    bed.apply(&bed.networking_with(r#"{"mode":"NoEncap"}"#)?)?;
+    bed.wait_ready(Duration::from_mins(4))?;
+    let effective = bed.networking()?["status"]["effective"]["traffic"].take();
+    ensure!(
+        effective["mode"] == "NoEncap" && effective["tunnel"].is_null(),
+        "in effect is {effective}"
+    );
+    for node in bed.node_names() {
+        let links = bed.node(
+            &node,
+            "ip -o link show type geneve; ip -o link show type vxlan",
+        )?;
+        ensure!(links.trim().is_empty(), "a tunnel on {node}: {links}");
     }
     Ok(())
 }

@@ -4,6 +4,7 @@
 //! a test compares them.
 
 use carrick_api::names::{GROUP, object};
+use carrick_api::networking::{IpamMode, Switch};
 use k8s_openapi::api::admissionregistration::v1::{
     MatchCondition, MatchResources, NamedRuleWithOperations, ValidatingAdmissionPolicy,
     ValidatingAdmissionPolicyBinding, ValidatingAdmissionPolicyBindingSpec,
@@ -39,11 +40,17 @@ fn named(rule: PolicyRule, names: &[&str]) -> PolicyRule {
     }
 }
 
-/// What the controller may do in the whole cluster.
-pub fn controller_rules() -> Vec<PolicyRule> {
+/// What the controller may do in the whole cluster. It writes Nodes only where it has to: to take
+/// the startup taint off, or to give them their pod CIDRs.
+pub fn controller_rules(taint: Switch, ipam: IpamMode) -> Vec<PolicyRule> {
+    let writes_nodes = taint == Switch::Enabled || ipam == IpamMode::NodeIPAM;
+    let nodes: &[&str] = if writes_nodes {
+        &["get", "list", "patch", "watch"]
+    } else {
+        &["get", "list", "watch"]
+    };
     vec![
-        // patch: to take the startup taint off.
-        rule("", &["nodes"], &["get", "list", "patch", "watch"]),
+        rule("", &["nodes"], nodes),
         rule("", &["namespaces", "pods"], &["get", "list", "watch"]),
         rule("authentication.k8s.io", &["tokenreviews"], &["create"]),
         rule("events.k8s.io", &["events"], &["create", "patch"]),
@@ -64,7 +71,12 @@ pub fn controller_rules() -> Vec<PolicyRule> {
 }
 
 /// What the controller may do in its own namespace.
-pub fn controller_namespace_rules() -> Vec<PolicyRule> {
+pub fn controller_namespace_rules(ipam: IpamMode) -> Vec<PolicyRule> {
+    let leases: &[&str] = match ipam {
+        IpamMode::NodeCIDR => &[object::CONTROLLER],
+        // And the claims of CIDRs that are about to be given to nodes.
+        IpamMode::NodeIPAM => &[object::CONTROLLER, object::NODE_IPAM],
+    };
     vec![
         // A name cannot be given to create: it is in the body.
         rule("coordination.k8s.io", &["leases"], &["create"]),
@@ -74,7 +86,7 @@ pub fn controller_namespace_rules() -> Vec<PolicyRule> {
                 &["leases"],
                 &["get", "patch", "update", "watch"],
             ),
-            &[object::CONTROLLER],
+            leases,
         ),
     ]
 }
@@ -118,8 +130,8 @@ pub(crate) fn objects(input: &Input<'_>) -> Result<Vec<Object>, ObjectError> {
     let parts = [
         (
             object::CONTROLLER,
-            controller_rules(),
-            controller_namespace_rules(),
+            controller_rules(input.effective.taint, input.effective.ipam),
+            controller_namespace_rules(input.effective.ipam),
         ),
         (object::AGENT, agent_rules(), agent_namespace_rules()),
     ];

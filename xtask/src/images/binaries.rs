@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
-use carrick_testbed::Progress;
+use carrick_testbed::{Progress, binaries};
 
 /// The stripped binaries.
 #[derive(Debug)]
@@ -53,15 +53,10 @@ impl Binaries {
 }
 
 fn cargo(profile: &str, arguments: &[&str], flags: Option<&str>) -> Result<()> {
-    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    let mut command = binaries::cargo();
     command
-        .current_dir(crate::root())
         .args(["build", "--quiet", "--locked", "--profile", profile])
         .args(arguments);
-    // `cargo run`, which we may run under, sets variables that would make everything stale.
-    for variable in ["CARGO_MANIFEST_DIR", "CARGO_PKG_NAME", "CARGO_PKG_VERSION"] {
-        command.env_remove(variable);
-    }
     if let Some(flags) = flags {
         command.env("RUSTFLAGS", flags);
     }

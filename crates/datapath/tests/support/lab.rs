@@ -5,7 +5,8 @@ use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use carrick_datapath::{
-    HostInput, IdLedger, MacAddr, NodeState, Pod, Snat, VIRTUAL_MAC, render, render_host,
+    HostInput, IdLedger, MacAddr, NodeState, Pod, Snat, Tunnel, TunnelProtocol, VIRTUAL_MAC,
+    render, render_host,
 };
 use carrick_testkit::ovs::{Datapath, Ovs};
 
@@ -222,7 +223,10 @@ impl LabNode {
         }
         let input = HostInput {
             gateway_link: "gw0",
-            snat: Snat::Masquerade,
+            snat: Snat::Masquerade {
+                fully_random: false,
+            },
+            tunnel: Some(Tunnel::new(TunnelProtocol::Geneve)),
             hidden_links: hidden,
             more_chains: "",
         };
@@ -246,7 +250,9 @@ impl LabNode {
         for route in &host.routes {
             script += &format!(
                 "ip route replace {} via {} dev gw0 onlink src {}\n",
-                route.destination, route.via, route.source
+                route.destination,
+                route.via,
+                route.source.unwrap()
             );
         }
         for table in &host.tables {

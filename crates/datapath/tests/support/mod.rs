@@ -6,7 +6,7 @@ pub mod lab;
 
 use std::collections::BTreeMap;
 
-use carrick_datapath::{Addresses, Gateway, MacAddr, NodeState, Peer, Pod, Port};
+use carrick_datapath::{Addresses, Gateway, MacAddr, Mode, NodeState, Peer, Pod, Port};
 
 /// IP families of a test's pods.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,8 +45,10 @@ pub fn node(n: u8, families: Families, outer: Families) -> NodeState {
             addresses: families.keep(&format!("10.10.{n}.1"), &format!("fd00:10:{n}::1")),
         },
         pod_cidrs: families.nets(&format!("10.10.{n}.0/24"), &format!("fd00:10:{n}::/64")),
+        mode: Mode::Encap,
         tunnel: Some(Port::TUNNEL),
         endpoints: outer.keep(&format!("172.31.0.{n}"), &format!("fd00:31::{n}")),
+        subnets: outer.nets("172.31.0.0/24", "fd00:31::/64"),
         peers: BTreeMap::new(),
         pods: BTreeMap::new(),
     }

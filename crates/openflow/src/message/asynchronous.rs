@@ -34,7 +34,7 @@ pub struct FlowRemoved {
     pub bytes: u64,
 }
 
-/// Why a flow went (`enum ofp_flow_removed_reason`).
+/// Why a flow went (`enum ofp_flow_removed_reason`, OpenFlow 1.5.1 §7.4.2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct FlowRemovedReason(pub u8);
 
@@ -96,7 +96,7 @@ impl FlowRemoved {
     }
 }
 
-/// What happened to a port (`enum ofp_port_reason`).
+/// What happened to a port (`enum ofp_port_reason`, OpenFlow 1.5.1 §7.4.3).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum PortChange {
     /// It was added.

@@ -19,7 +19,8 @@ pub struct ErrorMessage {
     pub data: Vec<u8>,
 }
 
-/// The number of an error.
+/// The number of an error (`struct ofp_error_msg`, OpenFlow 1.5.1 §7.5.4; experimenters' in Open vSwitch's
+/// `ofp-errors.h`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum ErrorName {
     /// A standard error.
