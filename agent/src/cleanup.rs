@@ -22,11 +22,12 @@ use tracing::{info, warn};
 
 use crate::before::BeforeFile;
 use crate::cni::install::{Places, uninstall};
-use crate::host::{Host, HostErrors, chain};
+use crate::host::{Host, HostErrors};
 use crate::info::write;
 use crate::ipam::read_boot_id;
 use crate::paths::Paths;
 use crate::switchdb::SwitchDriver;
+use carrick_k8s::telemetry::chain;
 
 /// Pause between attempts.
 const RETRY: Duration = Duration::from_secs(5);

@@ -19,8 +19,8 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use crate::host::chain;
 use crate::journal::{JournalError, set_aside, write_atomically};
+use carrick_k8s::telemetry::chain;
 
 /// More replicas than anybody runs; bounds a hostile or broken slice.
 const MAX_ADDRESSES: usize = 64;

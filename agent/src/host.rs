@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use carrick_api::names::link;
 use carrick_datapath::{HostDesired, HostRoute, MacAddr, NftFamily, NftTable, RouteLink};
+use carrick_k8s::telemetry::chain;
 use carrick_node::{
     AdminState, Link, LinkFacts, LinkLocal, Neighbour, Netlink, NetlinkError, Nft, Route,
     RouteOrigin, Sysctls,
@@ -55,21 +56,6 @@ impl HostErrors {
             }
         }
     }
-}
-
-/// An error and its causes as one line.
-pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        if !text.contains(&cause_text) {
-            text.push_str(": ");
-            text.push_str(&cause_text);
-        }
-        source = cause.source();
-    }
-    text
 }
 
 impl Host {

@@ -16,9 +16,9 @@ use kube::{Api, Client};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
-use crate::host::chain;
 use crate::node::Node;
 use crate::status::Report;
+use carrick_k8s::telemetry::chain;
 
 /// Field manager of everything an agent writes.
 pub const FIELD_MANAGER: &str = "carrick-agent";

@@ -25,7 +25,7 @@ use tracing::{debug, info, warn};
 use crate::cni::network::PodNetworkSettings;
 use crate::desired::switch_config;
 use crate::flows::FlowError;
-use crate::host::{HostErrors, chain};
+use crate::host::HostErrors;
 use crate::ipam::{Attachment, AttachmentKey, AttachmentState};
 use crate::journal::{JournalError, write_atomically};
 use crate::plan::{HostLinks, NodePlan, PlanError, is_open, plan, pod_of};
@@ -33,6 +33,7 @@ use crate::programmer::Programmer;
 use crate::records::Committed;
 use crate::status::Fact;
 use crate::switchdb::SwitchDbError;
+use carrick_k8s::telemetry::chain;
 
 /// How often the host's stack is compared when nothing changed: somebody may have changed it.
 const HOST_CHECK: Duration = Duration::from_secs(30);

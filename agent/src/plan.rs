@@ -1,10 +1,9 @@
 //! What this node is, computed from the configuration, the records and the host's links (pure).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use carrick_api::effective::{self, DatapathType, EffectiveConfig, SnatMode, TrafficMode};
-use carrick_api::names::link;
 use carrick_datapath::{
     Addresses, DatapathKind, Gateway, IpFamily, MacAddr, Mode, MtuError, NodeState, Peer, Pod,
     Port, Refused, Snat, Tunnel, TunnelProtocol, admit_own, admit_peers, gateway_address, pod_mtu,
@@ -14,6 +13,11 @@ use sha2::{Digest, Sha256};
 
 use crate::ipam::{Attachment, AttachmentState};
 use crate::records::Committed;
+
+mod transport;
+
+pub use transport::Transport;
+use transport::transport;
 
 /// A link of the host.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,21 +36,6 @@ pub struct HostLink {
 
 /// The host's links by name.
 pub type HostLinks = BTreeMap<String, HostLink>;
-
-/// The link that carries traffic between nodes.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Transport {
-    /// The NIC.
-    pub link: String,
-    /// The link that holds its addresses: itself, or the bridge it is in.
-    pub holder: String,
-    /// Its MTU.
-    pub mtu: u32,
-    /// This node's addresses on it.
-    pub endpoints: Addresses,
-    /// The subnets it is on.
-    pub subnets: Vec<IpNet>,
-}
 
 /// What this node is. Everything the switch and the host must hold follows from it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -158,10 +147,9 @@ fn mode_of(traffic: &effective::Traffic) -> (Mode, Option<Tunnel>) {
         effective::TunnelProtocol::VXLAN => TunnelProtocol::Vxlan,
         effective::TunnelProtocol::GRE => TunnelProtocol::Gre,
     };
-    let asked = (traffic.tunnel_port != 0).then_some(traffic.tunnel_port);
     let tunnel = Tunnel {
         protocol,
-        port: protocol.iana_port().map(|usual| asked.unwrap_or(usual)),
+        port: traffic.tunnel_udp_port(),
         checksum: traffic.tunnel_checksum,
     };
     (mode, Some(tunnel))
@@ -303,118 +291,6 @@ fn first_of_each_family(cidrs: &[IpNet]) -> Vec<IpNet> {
     let v4 = cidrs.iter().find(|cidr| matches!(cidr, IpNet::V4(_)));
     let v6 = cidrs.iter().find(|cidr| matches!(cidr, IpNet::V6(_)));
     v4.into_iter().chain(v6).copied().collect()
-}
-
-fn transport(
-    config: &EffectiveConfig,
-    datapath: DatapathKind,
-    node_addresses: &[IpAddr],
-    links: &HostLinks,
-) -> Result<Transport, PlanError> {
-    let asked = config.traffic.transport_interface.as_str();
-    let cidrs = config.traffic.transport_cidrs.as_slice();
-    let no = |reason: String| PlanError::NoTransport { reason };
-    let nic = if !asked.is_empty() {
-        links.get(asked).ok_or_else(|| {
-            no(format!(
-                "there is no interface {asked} here: correct traffic.transport.interface"
-            ))
-        })?
-    } else if datapath == DatapathKind::Netdev {
-        return Err(no(
-            "the userspace datapath needs traffic.transport.interface".to_owned(),
-        ));
-    } else if cidrs.is_empty() {
-        let held: BTreeSet<IpAddr> = node_addresses.iter().copied().collect();
-        links
-            .values()
-            .find(|link| link.addresses.iter().any(|net| held.contains(&net.addr())))
-            .ok_or_else(|| {
-                no(format!(
-                    "no interface of this node holds one of its InternalIPs ({}): set \
-                     traffic.transport.interface",
-                    list(node_addresses)
-                ))
-            })?
-    } else {
-        links
-            .values()
-            .find(|link| !endpoints(link, node_addresses, cidrs).is_empty())
-            .ok_or_else(|| {
-                no(format!(
-                    "no interface of this node has an address in traffic.transport.cidrs ({}): add the range \
-                     this node's addresses are in",
-                    list(cidrs)
-                ))
-            })?
-    };
-    // On the userspace datapath the NIC's addresses are on the bridge it is in.
-    let holder = match datapath {
-        DatapathKind::System => nic,
-        DatapathKind::Netdev => links
-            .get(link::TRANSPORT_BRIDGE)
-            .filter(|bridge| !endpoints(bridge, node_addresses, cidrs).is_empty())
-            .unwrap_or(nic),
-    };
-    if datapath == DatapathKind::Netdev
-        && let Some(address) = holder
-            .addresses
-            .iter()
-            .map(IpNet::addr)
-            .find(|held| node_addresses.contains(held))
-    {
-        return Err(PlanError::TransportInUse {
-            link: nic.name.clone(),
-            address,
-        });
-    }
-    let endpoints = endpoints(holder, node_addresses, cidrs);
-    if endpoints.is_empty() {
-        let within = if cidrs.is_empty() {
-            String::new()
-        } else {
-            format!(" in traffic.transport.cidrs ({})", list(cidrs))
-        };
-        return Err(no(format!(
-            "interface {} has no address that other nodes can reach{within}: give it one, or choose another \
-             traffic.transport.interface",
-            holder.name
-        )));
-    }
-    let subnets = reachable(holder).map(|net| net.trunc()).collect();
-    Ok(Transport {
-        link: nic.name.clone(),
-        holder: holder.name.clone(),
-        mtu: nic.mtu,
-        endpoints,
-        subnets,
-    })
-}
-
-/// A link's addresses that other nodes can reach.
-fn reachable(link: &HostLink) -> impl Iterator<Item = IpNet> + '_ {
-    let usable = |net: &IpNet| match net.addr() {
-        IpAddr::V4(v4) => !v4.is_link_local() && !v4.is_loopback() && !v4.is_unspecified(),
-        IpAddr::V6(v6) => !v6.is_unicast_link_local() && !v6.is_loopback() && !v6.is_unspecified(),
-    };
-    link.addresses.iter().copied().filter(usable)
-}
-
-/// One address per family: the node's own where the link holds it, else the link's first that
-/// other nodes can reach; only within `cidrs` where there are any.
-fn endpoints(link: &HostLink, node_addresses: &[IpAddr], cidrs: &[IpNet]) -> Addresses {
-    let held = || {
-        reachable(link)
-            .map(|net| net.addr())
-            .filter(|address| cidrs.is_empty() || cidrs.iter().any(|range| range.contains(address)))
-    };
-    let own = held().filter(|address| node_addresses.contains(address));
-    Addresses::first_of(own.chain(held()))
-}
-
-fn list(items: &[impl ToString]) -> String {
-    let words: Vec<_> = items.iter().map(ToString::to_string).collect();
-    words.join(", ")
 }
 
 #[cfg(test)]

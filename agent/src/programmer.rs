@@ -253,7 +253,7 @@ impl Programmer {
                 });
             }
             Err(error) => {
-                let text = crate::host::chain(error);
+                let text = carrick_k8s::telemetry::chain(error);
                 debug!(error = text, "not programmed");
                 if node.board.report().last_error != text {
                     warn!(error = text, "the switch could not be programmed");
@@ -288,7 +288,7 @@ fn replace(held: &mut Realized, new: Realized) -> bool {
 
 fn not_ready(error: &PassError) -> PortError {
     PortError::NotReady {
-        reason: crate::host::chain(error),
+        reason: carrick_k8s::telemetry::chain(error),
     }
 }
 

@@ -12,9 +12,9 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::cni::install::{OtherNetworks, Places, install};
-use crate::host::chain;
 use crate::node::Node;
 use crate::status::{Fact, Report};
+use carrick_k8s::telemetry::chain;
 
 /// How often the runtime's files are looked at: somebody may have removed them.
 const LOOK: Duration = Duration::from_mins(1);

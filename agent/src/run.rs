@@ -19,7 +19,7 @@ use tracing::{debug, error, info, warn};
 
 use crate::before::BeforeFile;
 use crate::cni::{CniServer, Sandboxes, collect, socket};
-use crate::host::{Host, chain};
+use crate::host::Host;
 use crate::ipam::{AttachmentStore, read_boot_id};
 use crate::journal::Recovery;
 use crate::ledgerfile::LedgerFile;
@@ -33,6 +33,7 @@ use crate::stream::StreamInputs;
 use crate::{
     Args, Command, api, controllers, info as agentinfo, metrics, peers, readiness, stream,
 };
+use carrick_k8s::telemetry::chain;
 
 /// How long tasks may take to end; then the agent ends without them.
 const ENDING: Duration = Duration::from_secs(15);

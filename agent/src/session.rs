@@ -19,12 +19,12 @@ use tonic::metadata::{Ascii, MetadataValue};
 use tonic::transport::Channel;
 use tracing::{debug, info, warn};
 
-use crate::host::chain;
 use crate::node::{Node, Realized};
 use crate::podnetwork::{holding, release};
 use crate::records::CommitError;
 use crate::status::{ControllerStream, Fact, Report};
 use crate::stream::leader_address;
+use carrick_k8s::telemetry::chain;
 
 /// Messages handed to the connection ahead of what it has sent.
 const OUTGOING: usize = 16;

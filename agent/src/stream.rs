@@ -20,10 +20,10 @@ use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
 use tracing::{debug, info};
 
 use crate::controllers::Addresses;
-use crate::host::chain;
 use crate::node::Node;
 use crate::session::{SessionEnd, session};
 use crate::status::{ControllerStream, Fact};
+use carrick_k8s::telemetry::chain;
 
 /// How long a TCP and TLS connection may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);

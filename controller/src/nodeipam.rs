@@ -45,6 +45,7 @@ use std::time::Duration;
 
 use carrick_api::effective::NodeIpam;
 use carrick_k8s::event::{Events, Severity};
+use carrick_k8s::telemetry::chain;
 use carrick_proto::NodeName;
 use futures::{FutureExt, StreamExt};
 use k8s_openapi::api::core::v1::{Node, ObjectReference};
@@ -402,17 +403,6 @@ fn node_reference(name: &NodeName, uid: &str) -> ObjectReference {
         uid: Some(uid.to_owned()),
         ..ObjectReference::default()
     }
-}
-
-/// An error and its causes in one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
 }
 
 async fn at(time: Option<Instant>) {

@@ -8,7 +8,7 @@ use ipnet::IpNet;
 
 use crate::effective::{Effective, NodeIpam};
 use crate::facts::Facts;
-use crate::validate::{count, some};
+use crate::validate::{count, overlap, some};
 use crate::verdict::{Doubt, Refusal};
 
 /// Field of the ranges.
@@ -31,10 +31,6 @@ const RESERVED: [&str; 7] = [
     "fe80::/10",
     "ff00::/8",
 ];
-
-fn overlap(a: &IpNet, b: &IpNet) -> bool {
-    a.contains(b) || b.contains(a)
-}
 
 fn family(cidr: &IpNet) -> &'static str {
     match cidr {

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use carrick_api::effective::Endpoint;
 use carrick_k8s::client::{self, timely};
+use carrick_k8s::telemetry::chain;
 use kube::Config;
 
 use crate::cluster::PROBE_TIMEOUT;
@@ -69,20 +70,4 @@ impl Prober {
         .map(|_| ())
         .map_err(|error| chain(&error))
     }
-}
-
-/// An error and its causes on one line.
-pub fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        // Wrappers often repeat what they wrap.
-        if !text.contains(&cause_text) {
-            text.push_str(": ");
-            text.push_str(&cause_text);
-        }
-        source = cause.source();
-    }
-    text
 }

@@ -23,7 +23,7 @@ use crate::facts::{Facts, Installation, Probe};
 use crate::metrics::Metrics;
 use crate::object::{Kind, Object, ObjectError};
 use crate::plan::{self, Sizes};
-use crate::probe::{Prober, chain};
+use crate::probe::Prober;
 use crate::progress::{Progress, Running, progress};
 use crate::provider::{self, Detection};
 use crate::render::{Input, Purpose, render};
@@ -32,6 +32,7 @@ use crate::rollout::Record;
 use crate::verdict::{Doubt, Refusal};
 use crate::watch::Stores;
 use crate::{gather, safety, validate};
+use carrick_k8s::telemetry::chain;
 
 /// Operands are looked over this often even when nothing told of a change.
 const RESYNC: Duration = Duration::from_mins(5);

@@ -60,7 +60,7 @@ pub async fn run(args: &RemoveNetwork, client: Client) -> anyhow::Result<()> {
                 }
             }
             Err(error) => info!(
-                error = crate::probe::chain(&error),
+                error = carrick_k8s::telemetry::chain(&error),
                 "no answer; trying again"
             ),
         }

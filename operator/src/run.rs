@@ -22,11 +22,12 @@ use tracing::{error, info, warn};
 use crate::cluster::Cluster;
 use crate::facts::Installation;
 use crate::metrics::Metrics;
-use crate::probe::{Prober, chain};
+use crate::probe::Prober;
 use crate::reconcile::{Look, Reconciler};
 use crate::remove_network::{self, RemoveNetwork};
 use crate::watch::{Trigger, Watches};
 use crate::{crds, gather};
+use carrick_k8s::telemetry::chain;
 
 /// Least time between two looks: many changes at once become one look.
 const LEAST_GAP: Duration = Duration::from_millis(500);

@@ -43,8 +43,11 @@ pub fn refusals(last: &Effective, next: &Effective, facts: &Facts) -> Vec<Refusa
             "nodes would not understand each other half-way",
         );
     }
-    let (from, to) = (tunnel_port(last), tunnel_port(next));
-    if from != to && last.traffic.tunnel_protocol == next.traffic.tunnel_protocol {
+    let ports = [last, next].map(|effective| effective.traffic.tunnel_udp_port());
+    if let [Some(from), Some(to)] = ports
+        && from != to
+        && last.traffic.tunnel_protocol == next.traffic.tunnel_protocol
+    {
         changed(
             "spec.traffic.tunnel.port",
             from.to_string(),
@@ -125,18 +128,6 @@ pub fn doubts(last: &Effective, next: &Effective) -> Vec<Doubt> {
         }];
     }
     Vec::new()
-}
-
-/// The UDP port in effect: 0 is the protocol's own.
-fn tunnel_port(effective: &Effective) -> u16 {
-    match (
-        effective.traffic.tunnel_port,
-        effective.traffic.tunnel_protocol,
-    ) {
-        (0, TunnelProtocol::Geneve) => 6081,
-        (0, TunnelProtocol::VXLAN) => 4789,
-        (port, _) => port,
-    }
 }
 
 fn is_userspace(datapath: DatapathType) -> bool {

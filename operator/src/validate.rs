@@ -159,7 +159,8 @@ pub fn in_scope(effective: &Effective, node: &crate::facts::NodeFact) -> bool {
             .is_none_or(|selector| node.matches(selector))
 }
 
-fn overlap(a: &IpNet, b: &IpNet) -> bool {
+/// Whether two ranges share an address.
+pub fn overlap(a: &IpNet, b: &IpNet) -> bool {
     a.contains(b) || b.contains(a)
 }
 

@@ -56,7 +56,9 @@ pub fn run(args: &Args) -> Result<ExitCode> {
             note(&failed, "examples of the documentation".to_owned());
         }
     }
-    let failed = failed.into_inner().unwrap_or_default();
+    let failed = failed
+        .into_inner()
+        .unwrap_or_else(std::sync::PoisonError::into_inner);
     if failed.is_empty() {
         return Ok(ExitCode::SUCCESS);
     }

@@ -92,6 +92,19 @@ pub struct Traffic {
     pub snat_randomly: bool,
 }
 
+impl Traffic {
+    /// The tunnel's UDP port: the one asked for, else what IANA gave to the protocol; `None` for a
+    /// protocol without ports.
+    pub const fn tunnel_udp_port(&self) -> Option<u16> {
+        match (self.tunnel_protocol, self.tunnel_port) {
+            (TunnelProtocol::GRE, _) => None,
+            (TunnelProtocol::Geneve, 0) => Some(6081),
+            (TunnelProtocol::VXLAN, 0) => Some(4789),
+            (TunnelProtocol::Geneve | TunnelProtocol::VXLAN, port) => Some(port),
+        }
+    }
+}
+
 /// `traffic.mode`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum TrafficMode {

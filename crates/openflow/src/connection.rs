@@ -40,7 +40,9 @@ use tokio::sync::{Mutex, watch};
 use crate::flow::{FlowFilter, FlowStats};
 use crate::group::{Group, GroupStats};
 use crate::id::{GroupId, MeterId, OfPort};
-use crate::message::multipart::{Aggregate, Description, MultipartBody, TableStats};
+use crate::message::multipart::{
+    Aggregate, Description, MultipartBody, TableDescription, TableStats,
+};
 use crate::message::{
     CtFlush, Features, Message, MultipartRequest, PacketIn2, PacketOut, Port, PortStats, TlvTable,
     TlvTableMod,
@@ -325,6 +327,18 @@ impl Connection {
     pub async fn table_stats(&self) -> Result<Vec<TableStats>, RequestError> {
         self.collect(MultipartRequest::Tables, |body| match body {
             MultipartBody::Tables(stats) => Some(stats),
+            _ => None,
+        })
+        .await
+    }
+
+    /// How all tables are configured.
+    ///
+    /// # Errors
+    /// See [`RequestError`].
+    pub async fn table_descriptions(&self) -> Result<Vec<TableDescription>, RequestError> {
+        self.collect(MultipartRequest::TableDescriptions, |body| match body {
+            MultipartBody::TableDescriptions(tables) => Some(tables),
             _ => None,
         })
         .await

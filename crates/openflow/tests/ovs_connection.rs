@@ -510,6 +510,7 @@ async fn everything_else_a_switch_answers() {
             .contains("Nicira")
     );
     assert_eq!(connection.table_stats().await.unwrap().len(), 254);
+    assert_eq!(connection.table_descriptions().await.unwrap().len(), 254);
     let map = TlvMap {
         class: 0xffff,
         kind: 1,

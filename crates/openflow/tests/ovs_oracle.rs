@@ -19,7 +19,8 @@ use std::time::Duration;
 use carrick_openflow::action::PacketInReason;
 use carrick_openflow::message::bundle::{BundleAdd, BundleControl, BundleId, ControlType};
 use carrick_openflow::message::multipart::{
-    Aggregate, Description, GroupFeatures, MeterFeatures, MultipartBody, TableStats,
+    Aggregate, Description, GroupFeatures, MeterFeatures, MultipartBody, TableDescription,
+    TableStats,
 };
 use carrick_openflow::message::{
     AsyncConfig, CtFlush, CtTuple, ErrorMessage, ErrorName, Features, FlowRemoved,
@@ -448,6 +449,10 @@ fn every_message_is_read_by_ovs_ofctl() {
         ),
         (request(MultipartRequest::Tables), "OFPST_TABLE request"),
         (
+            request(MultipartRequest::TableDescriptions),
+            "OFPST_TABLE_DESC request",
+        ),
+        (
             request(MultipartRequest::PortStats(OfPort::ANY)),
             "OFPST_PORT request",
         ),
@@ -503,6 +508,14 @@ fn every_message_is_read_by_ovs_ofctl() {
                 matches: 7,
             }])),
             "active=5, lookup=6, matched=7",
+        ),
+        (
+            reply(MultipartBody::TableDescriptions(vec![TableDescription {
+                id: TableId(5),
+                config: 0,
+                properties: Vec::new(),
+            }])),
+            "table 5:",
         ),
         (
             reply(MultipartBody::PortStats(vec![PortStats {

@@ -1,7 +1,7 @@
 //! Descriptions and statistics: requests and the parts of their answers (OpenFlow 1.5.1 §7.3.5).
 
 use super::port::{Port, PortStats, text};
-use crate::error::{DecodeError, EncodeError};
+use crate::error::{DecodeError, DecodeReason, EncodeError};
 use crate::flow::codec::Counters;
 use crate::flow::{FlowFilter, FlowStats};
 use crate::group::{Group, GroupStats};
@@ -26,6 +26,7 @@ mod kind {
     pub(super) const METER_DESC: u16 = 10;
     pub(super) const METER_FEATURES: u16 = 11;
     pub(super) const PORT_DESC: u16 = 13;
+    pub(super) const TABLE_DESC: u16 = 14;
 }
 
 /// Asks for descriptions or statistics.
@@ -40,6 +41,8 @@ pub enum MultipartRequest {
     Aggregate(FlowFilter),
     /// Counters of tables.
     Tables,
+    /// How tables are configured.
+    TableDescriptions,
     /// Counters of a port, or of all ([`OfPort::ANY`]).
     PortStats(OfPort),
     /// Counters of a group, or of all ([`GroupId::ALL`]).
@@ -86,6 +89,8 @@ pub enum MultipartBody {
     Aggregate(Aggregate),
     /// Counters of tables.
     Tables(Vec<TableStats>),
+    /// How tables are configured.
+    TableDescriptions(Vec<TableDescription>),
     /// Counters of ports.
     PortStats(Vec<PortStats>),
     /// Counters of groups.
@@ -150,6 +155,17 @@ pub struct TableStats {
     pub matches: u64,
 }
 
+/// How a table is configured (`struct ofp_table_desc`, OpenFlow 1.5.1 §7.3.5.16).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TableDescription {
+    /// Its number.
+    pub id: TableId,
+    /// `enum ofp_table_config`.
+    pub config: u32,
+    /// Its properties (`enum ofp_table_mod_prop_type`: eviction, vacancy), as they came.
+    pub properties: Vec<u8>,
+}
+
 /// What groups can do (OpenFlow 1.5.1 §7.3.5.11); arrays by [`crate::GroupType`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct GroupFeatures {
@@ -192,6 +208,7 @@ impl MultipartRequest {
             kind::FLOW_DESC => Self::Flows(FlowFilter::read(reader)?),
             kind::AGGREGATE => Self::Aggregate(FlowFilter::read(reader)?),
             kind::TABLE => Self::Tables,
+            kind::TABLE_DESC => Self::TableDescriptions,
             kind::PORT_STATS => Self::PortStats(OfPort(number("port_request.port_no")?)),
             kind::GROUP_STATS => Self::GroupStats(GroupId(number("group_request.group_id")?)),
             kind::GROUP_DESC => Self::Groups(GroupId(number("group_request.group_id")?)),
@@ -227,6 +244,10 @@ impl MultipartRequest {
             }
             Self::Tables => {
                 head(kind::TABLE);
+                return Ok(());
+            }
+            Self::TableDescriptions => {
+                head(kind::TABLE_DESC);
                 return Ok(());
             }
             Self::GroupFeatures => {
@@ -302,6 +323,9 @@ impl MultipartReply {
                 })
             }
             kind::TABLE => MultipartBody::Tables(list(reader, TableStats::read)?),
+            kind::TABLE_DESC => {
+                MultipartBody::TableDescriptions(list(reader, TableDescription::read)?)
+            }
             kind::PORT_STATS => MultipartBody::PortStats(list(reader, PortStats::read)?),
             kind::GROUP_STATS => MultipartBody::GroupStats(list(reader, GroupStats::read)?),
             kind::GROUP_DESC => MultipartBody::Groups(list(reader, Group::read)?),
@@ -352,6 +376,10 @@ impl MultipartReply {
                 for table in tables {
                     table.put(out);
                 }
+            }
+            MultipartBody::TableDescriptions(tables) => {
+                head(kind::TABLE_DESC);
+                tables.iter().try_for_each(|table| table.put(out))?;
             }
             MultipartBody::PortStats(ports) => {
                 head(kind::PORT_STATS);
@@ -453,6 +481,41 @@ impl TableStats {
         out.u32(self.active);
         out.u64(self.lookups);
         out.u64(self.matches);
+    }
+}
+
+impl TableDescription {
+    /// Bytes before the properties.
+    const FIXED: usize = 8;
+
+    fn read(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        let start = *reader;
+        let length = usize::from(reader.u16("table_desc.length")?);
+        let Some(payload) = length.checked_sub(2) else {
+            return start.error("table_desc.length", DecodeReason::Length(length));
+        };
+        let mut body = reader.sub(payload, "table_desc")?;
+        let id = TableId(body.u8("table_desc.table_id")?);
+        body.skip(1, "table_desc.pad")?;
+        Ok(Self {
+            id,
+            config: body.u32("table_desc.config")?,
+            properties: body.rest().to_vec(),
+        })
+    }
+
+    fn put(&self, out: &mut Vec<u8>) -> Result<(), EncodeError> {
+        let length = Self::FIXED + self.properties.len();
+        out.u16(u16::try_from(length).map_err(|_| EncodeError::TooLong {
+            what: "table description",
+            length,
+            limit: usize::from(u16::MAX),
+        })?);
+        out.u8(self.id.0);
+        out.zeros(1);
+        out.u32(self.config);
+        out.bytes(&self.properties);
+        Ok(())
     }
 }
 

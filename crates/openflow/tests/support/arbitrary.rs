@@ -13,7 +13,8 @@ use carrick_openflow::message::asynchronous::{
 };
 use carrick_openflow::message::bundle::{BundleAdd, BundleControl, BundleId, ControlType};
 use carrick_openflow::message::multipart::{
-    Aggregate, Description, GroupFeatures, MeterFeatures, MultipartBody, MultipartReply, TableStats,
+    Aggregate, Description, GroupFeatures, MeterFeatures, MultipartBody, MultipartReply,
+    TableDescription, TableStats,
 };
 use carrick_openflow::message::{
     CtFlush, CtTuple, ErrorMessage, ErrorName, Features, Hello, MultipartRequest, PacketIn,
@@ -869,6 +870,12 @@ fn multipart() -> impl Strategy<Value = MultipartBody> {
             matches,
         },
     );
+    let table_description =
+        (any::<u8>(), any::<u32>(), 0_usize..3).prop_map(|(id, config, n)| TableDescription {
+            id: TableId(id),
+            config,
+            properties: vec![7; n * 8],
+        });
     let port_stats = (
         any::<u32>(),
         duration(),
@@ -899,6 +906,7 @@ fn multipart() -> impl Strategy<Value = MultipartBody> {
             })
         }),
         vec(table, 0..4).prop_map(MultipartBody::Tables),
+        vec(table_description, 0..4).prop_map(MultipartBody::TableDescriptions),
         vec(port_stats, 0..4).prop_map(MultipartBody::PortStats),
         vec(group_stats, 0..4).prop_map(MultipartBody::GroupStats),
         vec(group(), 0..4).prop_map(MultipartBody::Groups),
@@ -949,6 +957,7 @@ fn request() -> impl Strategy<Value = MultipartRequest> {
         select(vec![
             MultipartRequest::Description,
             MultipartRequest::Tables,
+            MultipartRequest::TableDescriptions,
             MultipartRequest::GroupFeatures,
             MultipartRequest::MeterFeatures
         ]),
