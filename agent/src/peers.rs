@@ -11,10 +11,10 @@ use std::time::Duration;
 
 use carrick_api::agentinfo::condition;
 use carrick_datapath::gateway_address;
+use carrick_k8s::telemetry::chain;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
 
-use crate::host::chain;
 use crate::node::Node;
 use crate::status::{Fact, Report};
 

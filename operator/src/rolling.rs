@@ -6,6 +6,7 @@ use std::time::Duration;
 use carrick_api::names::object;
 use carrick_api::status::RolloutPhase;
 use carrick_k8s::event::Severity;
+use carrick_k8s::telemetry::chain;
 use jiff::Timestamp;
 use kube::ResourceExt;
 use serde_json::Value;
@@ -14,7 +15,6 @@ use tracing::{info, warn};
 
 use crate::effective::Effective;
 use crate::object::{Id, Kind, Object};
-use crate::probe::chain;
 use crate::reconcile::{ReconcileError, Reconciler, SOON, Sight};
 use crate::render::{Input, Purpose, pre_pull};
 use crate::rollout::found;
@@ -43,11 +43,6 @@ impl Reconciler {
         let mut record = self.record(sight).await?;
         let revisions = self.cluster.revisions().await?;
         let newest = observe::newest(&revisions);
-        let controllers = self.stores.controllers.state();
-        let controllers: Vec<_> = controllers
-            .iter()
-            .map(|info| info.as_ref().clone())
-            .collect();
         let pods = &sight.running.pods;
         self.deleted
             .retain(|uid| pods.iter().any(|pod| pod.uid().as_ref() == Some(uid)));
@@ -66,7 +61,6 @@ impl Reconciler {
             let seen = Seen {
                 facts: &sight.facts,
                 running: &sight.running,
-                controllers: &controllers,
                 newest: &newest,
                 deleted: &self.deleted,
                 now: Timestamp::now(),

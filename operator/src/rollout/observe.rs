@@ -186,8 +186,6 @@ pub struct Seen<'a> {
     pub facts: &'a Facts,
     /// What runs.
     pub running: &'a Running,
-    /// What controllers report.
-    pub controllers: &'a [ControllerInfo],
     /// The newest revision of each DaemonSet, by its UID.
     pub newest: &'a HashMap<String, String>,
     /// Pods whose deletion was asked for and is not seen yet.
@@ -238,7 +236,7 @@ pub fn nodes(
             _ => {}
         }
     }
-    let leader = Leader::find(seen.controllers, &seen.running.pods);
+    let leader = Leader::find(&seen.running.controllers, &seen.running.pods);
     for info in &seen.running.agents {
         if let Some(node) = nodes.get_mut(&info.name_any()) {
             node.told = told(info, node.agent.as_ref(), leader.as_ref());

@@ -224,7 +224,6 @@ fn what_the_pod_before_said_does_not_count() {
         let seen = Seen {
             facts: &facts,
             running,
-            controllers: &[],
             newest: &newest,
             deleted: &deleted,
             now: Timestamp::UNIX_EPOCH,
