@@ -28,7 +28,7 @@ pub enum CrdError {
 /// Counts up when a CRD changes, so that an operator only ever moves them forward.
 ///
 /// Raise it with every change of the types; `crds/` is compared with it in tests.
-pub const CRD_REVISION: u32 = 2;
+pub const CRD_REVISION: u32 = 3;
 
 /// The annotation on a CRD that carries [`CRD_REVISION`].
 pub const CRD_REVISION_ANNOTATION: &str = "carrick.dev/crd-revision";
