@@ -2,7 +2,8 @@
 //!
 //! The operator's rollouts wait for this word of a node before the next one's turn. A few peers are
 //! asked, others when these do not answer: one node that is down says nothing about this one. It
-//! says no only when in several rounds nobody of a family answered.
+//! says no only when in several rounds nobody of a family answered, and nothing (`Unknown`) from the
+//! moment its switch goes until it was asked again.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -16,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
 
 use crate::node::Node;
-use crate::status::{Fact, Report};
+use crate::status::{Board, Fact, Report};
 
 /// Peers asked in one round.
 const PEERS: usize = 3;
@@ -127,23 +128,50 @@ fn is_ready(report: &Report) -> bool {
     report.holds(condition::READY)
 }
 
-/// Asks until `shutdown`, once the node is ready.
+/// Asks until `shutdown`, while the node is ready.
 pub async fn run(node: Arc<Node>, shutdown: CancellationToken) {
     let mut rounds = Rounds::default();
+    let mut reports = node.board.watch();
     // Two agents' answers on one host (tests) are told apart by it.
     let identifier = u16::try_from(std::process::id() & 0xffff).unwrap_or(1);
     loop {
+        let ready = is_ready(&reports.borrow_and_update());
         let pause = round(&node, &mut rounds, identifier).await;
+        let turned = async {
+            while is_ready(&reports.borrow_and_update()) == ready {
+                if reports.changed().await.is_err() {
+                    return;
+                }
+            }
+        };
         tokio::select! {
             () = shutdown.cancelled() => return,
+            () = turned => {}
             () = tokio::time::sleep(pause) => {}
         }
+    }
+}
+
+/// Takes back what was said: it is no word about a switch that comes now.
+fn forget(board: &Board, rounds: &mut Rounds) {
+    *rounds = Rounds::default();
+    if board
+        .report()
+        .conditions
+        .contains_key(condition::PEERS_REACHABLE)
+    {
+        let fact = Fact::unknown(
+            "NodeNotReady",
+            "other nodes are asked once this one is ready",
+        );
+        board.set(condition::PEERS_REACHABLE, fact);
     }
 }
 
 async fn round(node: &Node, rounds: &mut Rounds, identifier: u16) -> Duration {
     let report = node.board.report();
     if !is_ready(&report) {
+        forget(&node.board, rounds);
         return SOON;
     }
     let peers = peers(node);
@@ -217,6 +245,19 @@ mod tests {
         answered.extend(targets.v6.iter().take(1));
         let fact = rounds.heard(&targets, &answered).unwrap();
         assert_eq!(fact.status, Status::True);
+    }
+
+    #[test]
+    fn an_answer_by_the_switch_before_is_taken_back() {
+        let board = Board::default();
+        let mut rounds = Rounds { next: 6, silent: 2 };
+        forget(&board, &mut rounds);
+        assert_eq!((rounds.next, rounds.silent), (0, 0));
+        assert!(board.report().conditions.is_empty(), "nothing was said yet");
+        board.set(condition::PEERS_REACHABLE, Fact::holds("PeersAnswer", ""));
+        forget(&board, &mut rounds);
+        let fact = board.report().conditions[condition::PEERS_REACHABLE].clone();
+        assert_eq!(fact.status, Status::Unknown);
     }
 
     #[test]
