@@ -5,6 +5,7 @@
 //! core     facts ─► provider ─► effective ─► validate, safety ─► render ─► drift, plan
 //!          pods, workloads ─► diagnose, progress ─► report (conditions)      removal (next step)
 //!          pods, revisions, last good render ─► rollout (next step)
+//!          what another version wrote ─► skew
 //! drivers  cluster (reads facts, applies, prunes)    ca (certificates)    crds (only forward)
 //! wiring   run ─► reconcile, rolling, remove (one loop, one object)
 //! ```
@@ -41,6 +42,7 @@ mod rolling;
 pub mod rollout;
 mod run;
 pub mod safety;
+pub mod skew;
 mod tell;
 pub mod validate;
 pub mod verdict;

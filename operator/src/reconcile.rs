@@ -12,6 +12,8 @@ use carrick_api::status::{Plan, RolloutStatus};
 use carrick_k8s::client::{CallError, REQUEST_TIMEOUT, timely};
 use carrick_k8s::event::{Events, Severity};
 use jiff::Timestamp;
+use kube::core::DynamicObject;
+use kube::discovery::ApiResource;
 use kube::{Api, ResourceExt};
 use sha2::{Digest, Sha256};
 use tracing::{info, warn};
@@ -31,7 +33,7 @@ use crate::report::{Outcome, Report};
 use crate::rollout::Record;
 use crate::verdict::{Doubt, Refusal};
 use crate::watch::Stores;
-use crate::{gather, safety, validate};
+use crate::{gather, safety, skew, validate};
 use carrick_k8s::telemetry::chain;
 
 /// Operands are looked over this often even when nothing told of a change.
@@ -62,11 +64,8 @@ pub enum ReconcileError {
     /// The record of rollouts cannot be written as JSON.
     #[error("the record of rollouts cannot be written")]
     Record(#[source] serde_json::Error),
-    /// The record of what was applied cannot be read or written as JSON.
-    #[error(
-        "the Secret {} does not hold what this operator understands",
-        object::LAST_APPLIED
-    )]
+    /// The record of what was applied cannot be written as JSON.
+    #[error("the record of what was applied cannot be written")]
     LastApplied(#[source] serde_json::Error),
 }
 
@@ -100,6 +99,10 @@ pub struct Reconciler {
     pub(crate) record: Option<Record>,
     /// Pods whose deletion was asked for and is not seen yet, by UID.
     pub(crate) deleted: BTreeSet<String>,
+    /// When the rollout was looked at last.
+    pub(crate) looked: Option<Instant>,
+    /// Why the last applied spec could not be read; told once.
+    pub(crate) unread: String,
 }
 
 /// What the spec says, and what of it is applied at this look.
@@ -158,21 +161,27 @@ impl Reconciler {
     /// Looks once. Returns when to look again although nothing changed.
     pub async fn look(&mut self, look: Look) -> Result<Duration, ReconcileError> {
         let start = Instant::now();
-        let networking = timely(
-            "get",
-            REQUEST_TIMEOUT,
-            self.networkings().get_opt(NETWORKING_NAME),
-        )
-        .await
-        .map_err(|source| ReconcileError::Networking {
-            verb: "read",
-            source,
-        })?;
-        let Some(networking) = networking else {
+        let resource = ApiResource::erase::<Networking>(&());
+        let networkings: Api<DynamicObject> =
+            Api::all_with(self.cluster.client().clone(), &resource);
+        let found = timely("get", REQUEST_TIMEOUT, networkings.get_opt(NETWORKING_NAME))
+            .await
+            .map_err(|source| ReconcileError::Networking {
+                verb: "read",
+                source,
+            })?;
+        let Some(found) = found else {
             self.applied = None;
             self.planned = None;
             self.record = None;
             return Ok(RESYNC);
+        };
+        let networking = match skew::networking(found) {
+            Ok(networking) => networking,
+            Err(unknown) => {
+                self.refuse_unknown(*unknown).await?;
+                return Ok(RESYNC);
+            }
         };
         let result = Box::pin(self.look_at(&networking, look)).await;
         self.metrics.duration.observe(start.elapsed().as_secs_f64());
@@ -225,7 +234,7 @@ impl Reconciler {
         }
     }
 
-    fn bare<'a>(&'a self, networking: &Networking, outcome: &'a Outcome) -> Report<'a> {
+    pub(crate) fn bare<'a>(&'a self, networking: &Networking, outcome: &'a Outcome) -> Report<'a> {
         Report {
             generation: networking.metadata.generation.unwrap_or(0),
             outcome,

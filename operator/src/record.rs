@@ -4,11 +4,14 @@
 use carrick_api::Networking;
 use carrick_api::names::{FINALIZER, NETWORKING_NAME, OPERATOR_FIELD_MANAGER, object};
 use carrick_k8s::client::{REQUEST_TIMEOUT, timely};
+use carrick_k8s::telemetry::chain;
 use kube::ResourceExt;
 use kube::api::{Patch, PatchParams};
+use tracing::warn;
 
 use crate::effective::Effective;
 use crate::reconcile::{ReconcileError, Reconciler};
+use crate::skew;
 
 /// Key of the last applied spec in its Secret.
 const LAST_APPLIED_KEY: &str = "effective.json";
@@ -66,14 +69,23 @@ impl Reconciler {
         Ok(())
     }
 
-    pub(crate) async fn last_applied(&self) -> Result<Option<Effective>, ReconcileError> {
+    /// The last applied spec; none when there is none, or one of another version.
+    pub(crate) async fn last_applied(&mut self) -> Result<Option<Effective>, ReconcileError> {
         let data = self.cluster.secret(object::LAST_APPLIED).await?;
-        match data.get(LAST_APPLIED_KEY) {
-            None => Ok(None),
-            Some(bytes) => serde_json::from_slice(bytes)
-                .map(Some)
-                .map_err(ReconcileError::LastApplied),
+        let read = { data.get(LAST_APPLIED_KEY) }.map(|bytes| skew::last_applied(bytes));
+        let unread = match &read {
+            Some(Err(error)) => chain(error),
+            Some(Ok(_)) | None => String::new(),
+        };
+        if self.unread != unread && !unread.is_empty() {
+            warn!(
+                error = unread,
+                secret = object::LAST_APPLIED,
+                "what was applied last is not understood; the spec is not compared with it"
+            );
         }
+        self.unread = unread;
+        Ok(read.and_then(Result::ok))
     }
 
     pub(crate) async fn put_last_applied(

@@ -1,7 +1,7 @@
 //! Drives rollouts: gathers what `rollout` decides by, writes down what it says to remember, and
 //! does what it says to do.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use carrick_api::names::object;
 use carrick_api::status::RolloutPhase;
@@ -24,12 +24,17 @@ use crate::rollout::status::sentence;
 use crate::rollout::{
     Act, Change, Deletion, Good, Part, Place, Record, Render, Step, View, decide,
 };
+use crate::skew;
 
 /// Key of the record in its Secret.
 const RECORD_KEY: &str = "rollout.json";
 /// How often a decision may be followed by another at one look. A few follow each other; more would
 /// be a fault of ours, which must not keep the API server busy.
 const DECISIONS_MAX: usize = 16;
+
+/// After this long without a look (the API server was away, or we were) a wait begins anew: those
+/// who are waited for may have been held up as well.
+const AWAY: Duration = Duration::from_mins(1);
 
 impl Reconciler {
     /// What to do now. Everything that has to be remembered is written down when this returns.
@@ -50,12 +55,16 @@ impl Reconciler {
             .iter()
             .find(|object| observe::is_workload(object, Part::Controller));
         let spec = spec_hash(sight, &render);
+        let looked = self.looked.replace(Instant::now());
         let old = sight.networking.status.as_ref();
-        let waited = old.and_then(|status| {
-            let rollout = status.rollout.as_ref()?;
-            let since = rollout.since.as_ref()?;
-            Some((rollout.waiting_for.clone(), since.0))
-        });
+        let waited = looked
+            .filter(|looked| looked.elapsed() < AWAY)
+            .and(old)
+            .and_then(|status| {
+                let rollout = status.rollout.as_ref()?;
+                let since = rollout.since.as_ref()?;
+                Some((rollout.waiting_for.clone(), since.0))
+            });
         let mut decisions = 0;
         loop {
             let seen = Seen {
@@ -75,7 +84,7 @@ impl Reconciler {
                 target: &render,
                 spec: &spec,
                 record: &record,
-                live: observe::live(&sight.running),
+                live: observe::live(&sight.running, &newest),
                 controller: observe::controller(&seen, &wanted, deployment),
                 nodes: observe::nodes(&seen, scope, &render.images),
                 waited: waited.clone(),
@@ -171,37 +180,39 @@ impl Reconciler {
         }
     }
 
-    /// The record, read once. A network that an operator without ordered rollouts made is taken as
-    /// it is for the last good render.
+    /// The record, read once. Where there is none for a network that runs, or none that can be
+    /// read, what runs is taken for the last good render.
     async fn record(&mut self, sight: &Sight) -> Result<Record, ReconcileError> {
         if let Some(record) = &self.record {
             return Ok(record.clone());
         }
         let data = self.cluster.secret(object::ROLLOUT).await?;
-        let mut record = Record::default();
-        match data
-            .get(RECORD_KEY)
-            .map(|bytes| serde_json::from_slice(bytes))
-        {
-            Some(Ok(read)) => record = read,
-            Some(Err(error)) => warn!(
-                error = chain(&error),
-                secret = object::ROLLOUT,
-                "the record of rollouts cannot be read; there is nothing to go back to until the next succeeds"
-            ),
-            None => {
-                let config = Id {
-                    kind: Kind::ConfigMap,
-                    name: object::CONFIG.to_owned(),
-                };
-                let config = self.cluster.live(&config).await?;
-                if self.progress(sight).available
-                    && let Some(good) = found::found(&sight.running, config)
-                {
-                    info!("what runs is taken for the last good render");
-                    record.good = Some(good);
-                    self.put_record(&record).await?;
-                }
+        let read = { data.get(RECORD_KEY) }.map(|bytes| skew::record(bytes));
+        let is_unknown = match &read {
+            Some(Ok(_)) => false,
+            Some(Err(error)) => {
+                let error = chain(error);
+                warn!(
+                    error,
+                    secret = object::ROLLOUT,
+                    "the record of rollouts cannot be read"
+                );
+                true
+            }
+            // A network that this operator has made and that never ran whole has none either.
+            None => !found::is_marked(&sight.running),
+        };
+        let mut record = read.and_then(Result::ok).unwrap_or_default();
+        if is_unknown && self.progress(sight).nodes.ready > 0 {
+            let config = Id {
+                kind: Kind::ConfigMap,
+                name: object::CONFIG.to_owned(),
+            };
+            let config = self.cluster.live(&config).await?;
+            if let Some(good) = found::found(&sight.running, config) {
+                info!("what runs is taken for the last good render");
+                record.good = Some(good);
+                self.put_record(&record).await?;
             }
         }
         self.record = Some(record.clone());
@@ -222,17 +233,16 @@ impl Reconciler {
     async fn announce(&self, sight: &Sight, change: &Change, record: &Record, target: &Render) {
         let (severity, reason, note) = match change {
             Change::Begin(attempt) => {
-                let good = record.good.as_ref().map(|good| &good.render.hashes.switch);
-                if good == Some(&target.hashes.switch) {
-                    let note = format!("rolling out {}", attempt.hash);
-                    (Severity::Normal, "RolloutStarted", note)
-                } else {
+                if attempt.parts.contains(&Part::Switch) {
                     let note = format!(
                         "rolling out {}; the switches restart as well, one node at a time: each \
                          node has a short outage",
                         attempt.hash
                     );
                     (Severity::Warning, "RolloutRestartsSwitches", note)
+                } else {
+                    let note = format!("rolling out {}", attempt.hash);
+                    (Severity::Normal, "RolloutStarted", note)
                 }
             }
             Change::Fail(failure) => (Severity::Warning, "RolloutFailed", sentence(failure)),
@@ -252,14 +262,14 @@ impl Reconciler {
             Change::Succeed => (
                 Severity::Normal,
                 "RolloutComplete",
-                format!("every reachable node runs {}", target.hash()),
+                format!("{} is rolled out", target.hash()),
             ),
             Change::Forget => (
                 Severity::Normal,
                 "RolloutUndone",
                 "every part runs again what it ran before".to_owned(),
             ),
-            Change::Excuse(..) => return,
+            Change::Pulled | Change::Turn(..) | Change::Pass => return,
         };
         match severity {
             Severity::Normal => info!(reason, note, "rollout"),

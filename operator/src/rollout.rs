@@ -3,8 +3,10 @@
 //! ```text
 //! observe   Kubernetes objects ─► View
 //! decide    View ─► Remember (write it down, then decide again) or Act (apply, delete, report)
+//! install   the same for a network that never ran whole
+//! walk      the order of the parts
 //! steps     how far one part is
-//! found     a network that an operator without ordered rollouts made
+//! found     a network of whose making nothing is known
 //! record    what outlives the operator: the last good render and the attempt under way
 //! ```
 //!
@@ -12,13 +14,14 @@
 //! pods, and the record. An operator that is killed between any two actions decides the same next.
 //!
 //! Invariants (each a property in `simulation`):
-//! - at most one node's agent or switch is away because of us;
+//! - at most one node's agent or switch is away because of us, also when that node falls silent;
 //! - forward: controller, agents, switches; back: switches, agents, controller;
 //! - a rollout ends with every reachable node new, or every one old, or stands still and says so;
 //! - a switch is deleted only when its own template changed.
 
 mod decide;
 pub mod found;
+mod install;
 pub mod observe;
 pub mod record;
 #[cfg(test)]
@@ -27,6 +30,7 @@ pub mod status;
 mod steps;
 #[cfg(test)]
 mod tests;
+mod walk;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -36,7 +40,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
 pub use decide::decide;
-pub use record::{Attempt, Gate, Good, Record};
+pub use record::{Attempt, Gate, Good, Record, Turn};
 
 /// A part of the network that is rolled out by itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -270,6 +274,44 @@ pub struct View<'a> {
     pub waited: Option<(String, Timestamp)>,
 }
 
+impl View<'_> {
+    /// The target is again what ran last without a fault: what was tried meanwhile is undone.
+    fn is_undone(&self) -> bool {
+        self.good()
+            .is_some_and(|good| good.hash() == self.target.hash())
+    }
+
+    fn good(&self) -> Option<&Render> {
+        self.record.good.as_ref().map(|good| &good.render)
+    }
+
+    /// Whether the rollout concerns this part; all parts when that cannot be told.
+    fn changes(&self, part: Part) -> bool {
+        let Some(good) = self.good().filter(|_| !self.is_undone()) else {
+            return true;
+        };
+        let begun = self.record.attempt.as_ref();
+        good.hashes.get(part) != self.target.hashes.get(part)
+            || begun.is_some_and(|attempt| attempt.parts.contains(&part))
+    }
+
+    /// Whether the workload of this part is there as `render` has it.
+    fn is_at(&self, render: &Render, part: Part) -> bool {
+        let live = self.live.get(part).as_ref();
+        live.is_some_and(|live| live.hash == *render.hashes.get(part))
+    }
+
+    /// Whether every workload is there as `render` has it.
+    fn is_all_at(&self, render: &Render) -> bool {
+        Part::ALL.iter().all(|&part| self.is_at(render, part))
+    }
+
+    /// Nodes that report.
+    fn reachable(&self) -> impl Iterator<Item = (&String, &NodeView)> {
+        self.nodes.iter().filter(|(_, node)| node.reachable)
+    }
+}
+
 /// What to do next.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Step {
@@ -286,9 +328,13 @@ pub enum Change {
     Begin(Attempt),
     /// The rollout failed.
     Fail(RolloutFailure),
-    /// The pod of this node is about to go: these gates did not pass before, so that they say
-    /// nothing about the new render there. All others count.
-    Excuse(String, BTreeSet<Gate>),
+    /// The images are on every reachable node.
+    Pulled,
+    /// The pod of this node is about to go: its turn has come. These gates did not pass before, so
+    /// that they say nothing about the new render there. All others count.
+    Turn(Turn, BTreeSet<Gate>),
+    /// The node whose turn it was has shown that it works, or is gone.
+    Pass,
     /// Going back, this node did not become ready in time: go on with the others.
     GiveUp(String),
     /// Everything is back where it was.

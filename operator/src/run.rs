@@ -279,6 +279,8 @@ impl Operator {
             cleaning_since: None,
             record: None,
             deleted: std::collections::BTreeSet::new(),
+            looked: None,
+            unread: String::new(),
         };
         trigger.look_for_drift();
         let mut delay = BACKOFF.0;

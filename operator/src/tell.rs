@@ -7,15 +7,16 @@ use carrick_api::status::{NetworkingStatus, Plan};
 use carrick_k8s::client::{REQUEST_TIMEOUT, timely};
 use carrick_k8s::event::Severity;
 use jiff::Timestamp;
-use kube::Resource;
 use kube::api::{Patch, PatchParams};
-use kube::core::ObjectMeta;
-use tracing::debug;
+use kube::core::{ObjectMeta, PartialObjectMeta};
+use kube::{Api, Resource};
+use tracing::{debug, warn};
 
 use crate::metrics::{ConditionLabel, OutcomeLabel};
 use crate::progress::Progress;
 use crate::reconcile::{ReconcileError, Reconciler, Sight};
 use crate::report::{self, Outcome, Report};
+use crate::skew::UnknownSpec;
 
 impl Reconciler {
     pub(crate) async fn show_plan(&self, sight: &Sight, plan: Plan) -> Result<(), ReconcileError> {
@@ -79,7 +80,8 @@ impl Reconciler {
         };
         object.status = Some(status);
         let params = PatchParams::apply(OPERATOR_FIELD_MANAGER).force();
-        let api = self.networkings();
+        // The answer has the whole spec, which may be another version's.
+        let api: Api<PartialObjectMeta<Networking>> = Api::all(self.cluster.client().clone());
         let patch = Patch::Apply(&object);
         let request = api.patch_status(NETWORKING_NAME, &params, &patch);
         match timely("patch status", REQUEST_TIMEOUT, request).await {
@@ -93,6 +95,33 @@ impl Reconciler {
                 source,
             }),
         }
+    }
+
+    /// Says that the spec has what this version does not know. The network stays as it is.
+    pub(crate) async fn refuse_unknown(
+        &mut self,
+        unknown: UnknownSpec,
+    ) -> Result<(), ReconcileError> {
+        let UnknownSpec {
+            networking,
+            refusals,
+        } = unknown;
+        let reason = "UnknownSpec";
+        let text: Vec<String> = refusals.iter().map(ToString::to_string).collect();
+        let note = text.join(" ");
+        let told = Some((reason.to_owned(), note.clone()));
+        if self.told != told {
+            warn!(note, "the spec is not understood; nothing is touched");
+            let about = networking.object_ref(&());
+            self.events
+                .publish(&about, Severity::Warning, reason, "Reconcile", &note)
+                .await;
+            self.told = told;
+        }
+        self.count("refused");
+        let outcome = Outcome::Refused { reason, refusals };
+        let report = self.bare(&networking, &outcome);
+        self.report(&networking, &report).await
     }
 
     /// Tells people about an outcome, once.

@@ -108,8 +108,8 @@ impl Watches {
                 trigger,
             ),
         };
-        // The Networking itself is read at each look; its watch only says when.
-        let networkings: Api<Networking> = Api::all(client.clone());
+        // The Networking itself is read at each look; its watch only says when, whatever is in it.
+        let networkings: Api<PartialObjectMeta<Networking>> = Api::all(client.clone());
         let wish = Arc::clone(trigger);
         tasks.spawn(async move {
             let stream = watcher(networkings, watcher::Config::default()).default_backoff();

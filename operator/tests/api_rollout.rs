@@ -224,3 +224,20 @@ async fn paused_and_killed_it_goes_on_where_things_are() {
     assert_eq!(stage.most_away, 1);
     stage.bed.stop_operator().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restart_by_kubectl_goes_one_node_at_a_time() {
+    let mut stage = running().await;
+    let set = ["-n", bed::NAMESPACE, "rollout", "restart", "daemonset"];
+    { &stage.bed.server }
+        .kubectl(&[set.as_slice(), &["carrick-agent"]].concat())
+        .unwrap();
+    stage.until_restarted("agent node3").await;
+    stage.until_phase("Complete").await;
+    assert_eq!(
+        stage.restarted,
+        ["agent node1", "agent node2", "agent node3"]
+    );
+    assert_eq!(stage.most_away, 1);
+    stage.bed.stop_operator().await;
+}

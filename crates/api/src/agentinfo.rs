@@ -98,7 +98,11 @@ pub struct AgentInfoStatus {
     #[schemars(length(max = 128))]
     pub switch_version: String,
     /// The datapath in use.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        deserialize_with = "crate::known",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub datapath: Option<DatapathInUse>,
     /// The node's pod CIDRs that the agent serves.
     #[serde(default, rename = "podCIDRs", skip_serializing_if = "Vec::is_empty")]

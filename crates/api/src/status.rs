@@ -44,10 +44,18 @@ pub struct NetworkingStatus {
     )]
     pub conditions: Vec<Condition>,
     /// What the cluster is, and how that is known.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        deserialize_with = "crate::known",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub provider: Option<ProviderStatus>,
     /// The spec that is applied, with every default filled in.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        deserialize_with = "crate::known",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub effective: Option<NetworkingSpec>,
     /// Versions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -66,7 +74,11 @@ pub struct NetworkingStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub nodes: Option<NodesStatus>,
     /// The last change on its way to the nodes.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        deserialize_with = "crate::known",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub rollout: Option<RolloutStatus>,
 }
 

@@ -59,10 +59,7 @@ pub(crate) fn config(input: &Input<'_>) -> Result<Config, ObjectError> {
         )
     };
     Ok(Config {
-        objects: vec![
-            one(object::CONFIG, texts)?,
-            one(object::CA_BUNDLE, bundle)?,
-        ],
+        objects: vec![one(object::CONFIG, texts)?, one(object::CA_BUNDLE, bundle)?],
         hash,
         controller_hash,
     })

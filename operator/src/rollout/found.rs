@@ -1,4 +1,7 @@
-//! A network that an operator without ordered rollouts made, taken for the last good render.
+//! A network of whose making nothing is known, taken for the last good render: an operator without
+//! ordered rollouts made it, or its record cannot be read.
+
+use std::collections::BTreeMap;
 
 use carrick_api::names::object;
 use k8s_openapi::api::apps::v1::DaemonSet;
@@ -11,21 +14,25 @@ use super::{Good, Parts, Render};
 use crate::progress::Running;
 use crate::render::RENDER_HASH;
 
-/// What runs, as a render to go back to: a cluster that an operator without ordered rollouts made.
-/// None when a workload is missing, or is marked (then this operator knows it).
+/// Whether an operator with ordered rollouts made a part of it.
+pub fn is_marked(running: &Running) -> bool {
+    let workloads = [
+        running.controller.as_ref().map(|found| &found.metadata),
+        running.agent.as_ref().map(|found| &found.metadata),
+        running.switch.as_ref().map(|found| &found.metadata),
+    ];
+    let mut workloads = workloads.into_iter().flatten();
+    workloads.any(|meta| annotation(meta, RENDER_HASH).is_some())
+}
+
+/// What runs, as a render to go back to; none when a workload is missing.
 pub fn found(running: &Running, config: Option<Value>) -> Option<Good> {
     let (controller, agent, switch) = (
         running.controller.as_ref()?,
         running.agent.as_ref()?,
         running.switch.as_ref()?,
     );
-    let marked = [&controller.metadata, &agent.metadata, &switch.metadata]
-        .into_iter()
-        .any(|meta| annotation(meta, RENDER_HASH).is_some());
-    if marked {
-        return None;
-    }
-    let live = live(running);
+    let live = live(running, &BTreeMap::new());
     let hashes = Parts::of(|part| {
         let live = live.get(part).as_ref();
         live.map(|live| live.hash.clone()).unwrap_or_default()

@@ -1,6 +1,6 @@
 //! From Kubernetes objects to a [`View`](super::View): what runs, as far as order depends on it.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 
 use carrick_api::agentinfo::{self, AgentInfo};
 use carrick_api::controllerinfo::ControllerInfo;
@@ -113,8 +113,8 @@ pub fn render(objects: &[Object], effective: &Effective, version: &str) -> Rende
     }
 }
 
-/// The workloads as they are.
-pub fn live(running: &Running) -> Parts<Option<Live>> {
+/// The workloads as they are; `newest` are the DaemonSets' newest revisions.
+pub fn live(running: &Running, newest: &BTreeMap<String, String>) -> Parts<Option<Live>> {
     let of = |meta: &ObjectMeta, observed: Option<i64>, template: Option<Value>| Live {
         hash: annotation(meta, RENDER_HASH)
             .map_or_else(|| own_hash(&template.unwrap_or_default()), str::to_owned),
@@ -123,6 +123,9 @@ pub fn live(running: &Running) -> Parts<Option<Live>> {
             .to_owned(),
         observed: observed.unwrap_or(0) >= meta.generation.unwrap_or(0),
     };
+    // Without its revision no pod could be told from an outdated one.
+    let has_revision =
+        |set: &DaemonSet| { set.metadata.uid.as_ref() }.is_some_and(|uid| newest.contains_key(uid));
     let set = |set: Option<&DaemonSet>| {
         let set = set?;
         let observed = set
@@ -133,7 +136,11 @@ pub fn live(running: &Running) -> Parts<Option<Live>> {
             .spec
             .as_ref()
             .and_then(|spec| serde_json::to_value(&spec.template).ok());
-        Some(of(&set.metadata, observed, template))
+        let live = of(&set.metadata, observed, template);
+        Some(Live {
+            observed: live.observed && has_revision(set),
+            ..live
+        })
     };
     let controller = running.controller.as_ref().map(|deployment| {
         let status = deployment.status.as_ref();
@@ -160,8 +167,8 @@ fn own_hash(template: &Value) -> String {
 }
 
 /// The newest revision of each DaemonSet, by its UID.
-pub fn newest(revisions: &[ControllerRevision]) -> HashMap<String, String> {
-    let mut newest: HashMap<String, (i64, String)> = HashMap::new();
+pub fn newest(revisions: &[ControllerRevision]) -> BTreeMap<String, String> {
+    let mut newest: BTreeMap<String, (i64, String)> = BTreeMap::new();
     for revision in revisions {
         let Some(hash) = revision.labels().get(REVISION) else {
             continue;
@@ -187,7 +194,7 @@ pub struct Seen<'a> {
     /// What runs.
     pub running: &'a Running,
     /// The newest revision of each DaemonSet, by its UID.
-    pub newest: &'a HashMap<String, String>,
+    pub newest: &'a BTreeMap<String, String>,
     /// Pods whose deletion was asked for and is not seen yet.
     pub deleted: &'a BTreeSet<String>,
     /// The time.
@@ -366,9 +373,12 @@ fn told(info: &AgentInfo, pod: Option<&PodView>, leader: Option<&Leader>) -> Tol
     if !by_this && !status.pod.is_empty() {
         return Told::default();
     }
-    let peers = condition(info, agentinfo::condition::PEERS_REACHABLE)
-        .filter(|_| by_this)
-        .map(|word| word == "True");
+    let said = condition(info, agentinfo::condition::PEERS_REACHABLE).filter(|_| by_this);
+    let peers = match said {
+        Some("True") => Some(true),
+        Some("False") => Some(false),
+        _ => None,
+    };
     let connected = condition(info, agentinfo::condition::CONTROLLER_CONNECTED) == Some("True");
     let reconnected = status
         .controller

@@ -1,7 +1,7 @@
 //! What outlives the operator: the last good render and the attempt under way.
 //!
-//! One Secret, read once by each leader and written by it alone. Unknown fields are tolerated: an
-//! older operator reads what a newer one wrote.
+//! One Secret, read once by each leader and written by it alone. An older operator reads what a
+//! newer one wrote, by [`crate::skew`].
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,7 +9,7 @@ use carrick_api::status::{RolloutDirection, RolloutFailure};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{Change, Render};
+use super::{Change, Part, Render};
 use crate::object::{Id, Kind, Object};
 
 /// What outlives the operator.
@@ -105,6 +105,16 @@ pub enum Gate {
     Controller,
 }
 
+/// A node whose pod we delete, until it has shown that it works: one that falls silent meanwhile may
+/// have done so because of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Turn {
+    /// Of which DaemonSet.
+    pub part: Part,
+    /// The node.
+    pub node: String,
+}
+
 /// A rollout under way, or the last one that failed.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -117,6 +127,15 @@ pub struct Attempt {
     pub version: String,
     /// Where it goes.
     pub direction: RolloutDirection,
+    /// Parts that had to change when it began, those that one before it had changed included.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub parts: BTreeSet<Part>,
+    /// Every node that reported had the images: from here on things restart.
+    #[serde(default)]
+    pub pulled: bool,
+    /// Whose turn it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub turn: Option<Turn>,
     /// Nodes that were not well before, and what says nothing about the new render there.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub excused: BTreeMap<String, BTreeSet<Gate>>,
@@ -150,15 +169,27 @@ impl Record {
             Change::Fail(failure) => {
                 if let Some(attempt) = &mut next.attempt {
                     attempt.failure = Some(failure.clone());
+                    attempt.turn = None;
                 }
             }
-            Change::Excuse(node, gates) => {
+            Change::Turn(turn, gates) => {
                 if let Some(attempt) = &mut next.attempt {
-                    let held = attempt.excused.entry(node.clone()).or_default();
+                    attempt.turn = Some(turn.clone());
+                    let held = attempt.excused.entry(turn.node.clone()).or_default();
                     // Streams to the controller are looked at before any agent's turn.
                     held.retain(|gate| *gate == Gate::Controller);
                     held.extend(gates);
                     attempt.excused.retain(|_, gates| !gates.is_empty());
+                }
+            }
+            Change::Pulled => {
+                if let Some(attempt) = &mut next.attempt {
+                    attempt.pulled = true;
+                }
+            }
+            Change::Pass => {
+                if let Some(attempt) = &mut next.attempt {
+                    attempt.turn = None;
                 }
             }
             Change::GiveUp(node) => {

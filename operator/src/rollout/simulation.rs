@@ -20,6 +20,7 @@ fn fault() -> impl Strategy<Value = Fault> {
         2 => (0..4usize).prop_map(Fault::AgentStalls),
         2 => (0..4usize).prop_map(Fault::PeersSilent),
         2 => (0..4usize).prop_map(Fault::SwitchCrashes),
+        2 => (0..4usize).prop_map(Fault::NodeDies),
     ]
 }
 
@@ -47,6 +48,11 @@ proptest! {
         events in proptest::collection::vec(event(), 0..80),
     ) {
         let on_failure = if pause { OnFailure::Pause } else { OnFailure::Rollback };
+        // Where no node is left that reports it stands still.
+        let dies = matches!(fault, Fault::NodeDies(_));
+        let nodes = nodes + usize::from(dies);
+        let mut events = events;
+        events.retain(|event| !dies || !matches!(event, Event::Toggle(_) | Event::Leave(_)));
         let mut world = World::new(nodes, fault, switch_changes, on_failure);
         let end = world.run(&events);
         let (good, target) = (world.good.clone(), world.target.clone());
@@ -91,8 +97,20 @@ proptest! {
         switch_changes in any::<bool>(),
         kills in proptest::collection::vec(0..4usize, 0..60),
     ) {
+        let nodes = nodes + usize::from(matches!(fault, Fault::NodeDies(_)));
         let mut calm = World::new(nodes, fault, switch_changes, OnFailure::Rollback);
         let end = calm.run(&[]);
+        if let (RolloutPhase::RolledBack, Some(attempt)) = (end, &calm.record.attempt) {
+            let crashes = matches!(
+                fault,
+                Fault::ControllerCrashes | Fault::AgentCrashes(_) | Fault::SwitchCrashes(_)
+            );
+            let reason = { attempt.failure.as_ref() }.map(|failure| failure.reason.as_str());
+            prop_assert_eq!(crashes, reason == Some("CrashLoopBackOff"), "{:#?}", attempt);
+            // Whoever goes back waits for no node in vain, but for one that is not heard any more.
+            let given_up = !attempt.given_up.is_empty();
+            prop_assert!(!given_up || matches!(fault, Fault::NodeDies(_)), "{:#?}", attempt);
+        }
         let mut killed = World::new(nodes, fault, switch_changes, OnFailure::Rollback);
         let kills: Vec<Event> = kills.into_iter().map(Event::Kill).collect();
         prop_assert_eq!(end, killed.run(&kills));

@@ -68,7 +68,8 @@ impl<'a> Telling<'a> {
         let number = |count: usize| i32::try_from(count).unwrap_or(i32::MAX);
         let (reachable, unreachable): (Vec<_>, Vec<_>) =
             view.nodes.iter().partition(|(_, node)| node.reachable);
-        let touched: Vec<Part> = touched(view);
+        let parts = [Part::Agent, Part::Switch].into_iter();
+        let touched: Vec<Part> = parts.filter(|&part| view.changes(part)).collect();
         let updated = |node: &NodeView| {
             touched.iter().all(|&part| {
                 let live = view.live.get(part).as_ref();
@@ -197,20 +198,6 @@ impl<'a> Telling<'a> {
         }
         text
     }
-}
-
-/// DaemonSets that the rollout changes; all when that cannot be told.
-fn touched(view: &View<'_>) -> Vec<Part> {
-    let all = [Part::Agent, Part::Switch];
-    let Some(good) = view.record.good.as_ref().map(|good| &good.render) else {
-        return all.to_vec();
-    };
-    if good.hash() == view.target.hash() {
-        return all.to_vec();
-    }
-    all.into_iter()
-        .filter(|&part| good.hashes.get(part) != view.target.hashes.get(part))
-        .collect()
 }
 
 /// A failure in one line for people.

@@ -3,17 +3,21 @@
 use carrick_api::status::RolloutFailure;
 use jiff::SignedDuration;
 
-use super::decide::CONTROLLER;
-use super::{Attempt, Deletion, Gate, NodeView, Part, PodView, View};
+use super::{Attempt, Deletion, Gate, NodeView, Part, PodView, Render, Turn, View};
 
 /// How long an agent may say that no other node answers before the gate has failed. Its own word
 /// takes several unanswered rounds already.
 const PEERS_TIMEOUT: SignedDuration = SignedDuration::from_secs(60);
 
+/// Stands for the controller among the nodes that were given up; no node has such a name.
+pub(super) const CONTROLLER: &str = "/controller";
+
 /// How far a part is.
 pub(super) enum Check {
     /// Nothing is left to do.
     Finished,
+    /// The node whose turn it was has shown that it works, or is gone: to be written down.
+    Passed,
     /// Something is under way.
     Wait {
         /// What, in words that stay the same while it is the same.
@@ -37,6 +41,8 @@ pub(super) struct Rules<'a> {
     pub(super) attempt: Option<&'a Attempt>,
     /// Agents must have found a new controller.
     pub(super) reconnect: bool,
+    /// Switches come before agents: it goes back.
+    pub(super) switches_first: bool,
 }
 
 impl Rules<'_> {
@@ -66,14 +72,17 @@ pub(super) fn check(view: &View<'_>, part: Part, rules: &Rules<'_>) -> Check {
         return controller(view, observed, rules);
     }
     if !observed {
-        let what = format!(
-            "Kubernetes to take notice of the {}'s new template",
-            part.noun()
-        );
-        return Check::Wait {
-            what,
-            words: String::new(),
+        // Going back there is nothing else to do than to wait for it.
+        let limit = if rules.trying {
+            view.settings.stall_timeout
+        } else {
+            SignedDuration::MAX
         };
+        let what = format!("Kubernetes to see the {}'s new template", part.noun());
+        return wait_or_fail(view, &what, String::new(), limit, || RolloutFailure {
+            reason: "TemplateNotSeen".to_owned(),
+            ..RolloutFailure::default()
+        });
     }
     nodes(view, part, rules)
 }
@@ -102,13 +111,9 @@ fn controller(view: &View<'_>, observed: bool, rules: &Rules<'_>) -> Check {
         return Check::Finished;
     }
     let lost: Vec<&str> = view
-        .nodes
-        .iter()
+        .reachable()
         .filter(|(name, node)| {
-            node.reachable
-                && node.agent_ready()
-                && !node.told.reconnected
-                && !rules.excuses(name, Gate::Controller)
+            node.agent_ready() && !node.told.reconnected && !rules.excuses(name, Gate::Controller)
         })
         .map(|(name, _)| name.as_str())
         .collect();
@@ -125,12 +130,26 @@ fn controller(view: &View<'_>, observed: bool, rules: &Rules<'_>) -> Check {
 }
 
 fn nodes(view: &View<'_>, part: Part, rules: &Rules<'_>) -> Check {
+    let limit = rules.limit(view.settings.stall_timeout);
+    let next = outdated(view, part);
+    let scope = Scope {
+        part,
+        rules,
+        // The agents' own step follows: what they need may be their old template. Until then they
+        // matter only for the next switch's turn.
+        with_agent: part == Part::Agent || !rules.switches_first || next.is_some(),
+        working: view
+            .reachable()
+            .filter(|(_, node)| node.agent_ready())
+            .count(),
+    };
     let mut under_way: Option<(&str, &NodeView, Gate)> = None;
-    for (name, node) in view.nodes.iter().filter(|(_, node)| node.reachable) {
-        let Some(gate) = open_gate(node, part, rules, name) else {
+    for (name, node) in view.reachable() {
+        let Some(gate) = scope.open_gate(name, node) else {
             continue;
         };
-        let failing = [node.pod(part), node.agent.as_ref()]
+        // The switch first: without it no agent becomes ready.
+        let failing = [&node.switch, &node.agent]
             .into_iter()
             .flatten()
             .find_map(|pod| pod.failing.clone());
@@ -139,43 +158,87 @@ fn nodes(view: &View<'_>, part: Part, rules: &Rules<'_>) -> Check {
         }
         under_way = under_way.or(Some((name, node, gate)));
     }
-    if let Some((name, node, gate)) = under_way {
-        let limit = rules.limit(view.settings.stall_timeout);
-        return wait_for(view, part, name, node, gate, limit);
+    let turn = rules.attempt.and_then(|attempt| attempt.turn.as_ref());
+    if let Some(turn) = turn.filter(|turn| turn.part == part) {
+        let waits = |node: &NodeView| {
+            let is_deleted = node.pod(part).is_none_or(|pod| pod.current);
+            !is_deleted || node.reachable && scope.open_gate(&turn.node, node).is_some()
+        };
+        if !view.nodes.get(&turn.node).is_some_and(waits) {
+            return Check::Passed;
+        }
     }
-    match outdated(view, part) {
-        Some(deletion) => Check::Next(deletion),
-        None => Check::Finished,
+    if let Some((name, node, gate)) = under_way {
+        return wait_for(view, name, node, gate, limit);
+    }
+    next.map_or(Check::Finished, Check::Next)
+}
+
+/// By what the nodes of one part are judged.
+struct Scope<'a> {
+    part: Part,
+    rules: &'a Rules<'a>,
+    /// The agent must be ready besides the part's own pod.
+    with_agent: bool,
+    /// Reachable nodes whose agent is ready.
+    working: usize,
+}
+
+impl Scope<'_> {
+    /// What does not hold on a reachable node whose turn has come; none while it is still to come.
+    fn open_gate(&self, name: &str, node: &NodeView) -> Option<Gate> {
+        let Self { part, rules, .. } = *self;
+        let pod = node.pod(part);
+        if pod.is_some_and(|pod| !pod.current) {
+            return None;
+        }
+        let ready = pod.is_some_and(|pod| pod.ready) && (node.agent_ready() || !self.with_agent);
+        if !ready {
+            return (!rules.excuses(name, Gate::Ready)).then_some(Gate::Ready);
+        }
+        // A node cannot be answered where no other works.
+        let alone = self.working <= usize::from(node.agent_ready());
+        let peers = !rules.forward || alone || node.told.peers == Some(true);
+        (!peers && !rules.excuses(name, Gate::Peers)).then_some(Gate::Peers)
     }
 }
 
-/// What does not hold on a node whose turn has come; none while it is still to come.
-fn open_gate(node: &NodeView, part: Part, rules: &Rules<'_>, name: &str) -> Option<Gate> {
-    let pod = node.pod(part);
-    if pod.is_some_and(|pod| !pod.current) {
+/// Waits for the node whose turn it is if it stopped reporting: its new pod may be why. None when it
+/// reports, or what it has is not of `render`.
+pub(super) fn silence(
+    view: &View<'_>,
+    render: &Render,
+    rules: &Rules<'_>,
+) -> Option<(Part, Check)> {
+    let Turn { part, node: name } = rules.attempt?.turn.as_ref()?;
+    let node = view.nodes.get(name)?;
+    let may_be_ours = view.is_at(render, *part) && node.pod(*part).is_none_or(|pod| pod.current);
+    if node.reachable || !may_be_ours || rules.excuses(name, Gate::Ready) {
         return None;
     }
-    let ready = pod.is_some_and(|pod| pod.ready) && node.agent_ready();
-    if !ready {
-        return (!rules.excuses(name, Gate::Ready)).then_some(Gate::Ready);
-    }
-    let peers = !rules.forward || node.told.peers == Some(true);
-    (!peers && !rules.excuses(name, Gate::Peers)).then_some(Gate::Peers)
+    let limit = rules.limit(view.settings.stall_timeout);
+    let what = format!("{name} to report again");
+    let words = format!("it fell silent after its {} was replaced", part.noun());
+    let check = wait_or_fail(view, &what, words, limit, || RolloutFailure {
+        node: name.to_owned(),
+        reason: "NodeNotReporting".to_owned(),
+        ..RolloutFailure::default()
+    });
+    Some((*part, check))
 }
 
 fn wait_for(
     view: &View<'_>,
-    part: Part,
     name: &str,
     node: &NodeView,
     gate: Gate,
     stall: SignedDuration,
 ) -> Check {
-    let noun = part.noun();
-    let pod = node
-        .pod(part)
-        .filter(|pod| !pod.ready)
-        .or(node.agent.as_ref());
+    // Of two pods that are not ready the switch is the cause.
+    let is_away = |part: &Part| node.pod(*part).is_none_or(|pod| !pod.ready);
+    let part = { [Part::Switch, Part::Agent].into_iter() }.find(is_away);
+    let part = part.unwrap_or(Part::Agent);
+    let (noun, pod) = (part.noun(), node.pod(part));
     let pod_name = pod.map(|pod| pod.name.clone()).unwrap_or_default();
     let (what, words, reason, limit) = match gate {
         Gate::Peers if node.told.peers == Some(false) => (
@@ -246,19 +309,18 @@ pub(super) fn outdated(view: &View<'_>, part: Part) -> Option<Deletion> {
     if !view.live.get(part).as_ref()?.observed {
         return None;
     }
-    view.nodes
-        .iter()
-        .filter(|(_, node)| node.reachable)
+    view.reachable()
         .filter_map(|(name, node)| Some((name, node, node.pod(part).filter(|pod| !pod.current)?)))
         .min_by_key(|(name, node, pod)| (pod.ready && node.agent_ready(), *name))
         .map(|(name, _, pod)| deletion(part, name, pod))
 }
 
-/// A reachable node on which a pod is missing, or does not work although it has the newest template.
-pub(super) fn away(view: &View<'_>) -> Option<(String, String)> {
+/// A reachable node besides `node` on which a pod is missing, or does not work although it has the
+/// newest template. What does not work on `node` itself its outdated pod may be the cause of.
+pub(super) fn away_besides(view: &View<'_>, node: &str) -> Option<(String, String)> {
     let parts = [Part::Agent, Part::Switch];
-    let reachable = view.nodes.iter().filter(|(_, node)| node.reachable);
-    reachable
+    view.reachable()
+        .filter(|(name, _)| *name != node)
         .flat_map(|(name, node)| parts.map(|part| (name, part, node.pod(part))))
         .find(|(_, _, pod)| pod.is_none_or(|pod| pod.current && !pod.ready))
         .map(|(name, part, pod)| {

@@ -1,6 +1,6 @@
 //! Single decisions, and what they are made from.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 
 use carrick_api::networking::{OnFailure, Rollout};
 use carrick_api::status::{RolloutDirection, RolloutPhase};
@@ -10,7 +10,7 @@ use serde_json::json;
 use super::observe::{self, Seen};
 use super::{
     Act, Attempt, Change, ControllerView, Good, Live, NodeView, Part, Parts, Place, PodView,
-    Record, Render, Settings, Step, Told, View, decide,
+    Record, Render, Settings, Step, Told, Turn, View, decide,
 };
 use crate::progress::Running;
 use crate::samples;
@@ -53,14 +53,25 @@ fn node() -> NodeView {
 
 /// A network of two nodes that runs `good` and shall run `target`.
 fn check(good: &Render, target: &Render, attempt: Option<Attempt>, live: &Render) -> Step {
+    check_with(Some(good), target, attempt, live, |_| {})
+}
+
+/// The same, a little different.
+fn check_with(
+    good: Option<&Render>,
+    target: &Render,
+    attempt: Option<Attempt>,
+    live: &Render,
+    change: impl FnOnce(&mut View<'_>),
+) -> Step {
     let record = Record {
-        good: Some(Good {
-            render: good.clone(),
+        good: good.map(|render| Good {
+            render: render.clone(),
             ..Good::default()
         }),
         attempt,
     };
-    let view = View {
+    let mut view = View {
         now: Timestamp::UNIX_EPOCH,
         settings: Settings::default(),
         frozen: false,
@@ -81,7 +92,18 @@ fn check(good: &Render, target: &Render, attempt: Option<Attempt>, live: &Render
         nodes: BTreeMap::from([("n1".to_owned(), node()), ("n2".to_owned(), node())]),
         waited: None,
     };
+    change(&mut view);
     decide(&view)
+}
+
+fn node_of<'a>(view: &'a mut View<'_>, name: &str) -> &'a mut NodeView {
+    view.nodes.get_mut(name).unwrap()
+}
+
+/// What is waited for has been waited for all this time.
+fn long_ago(view: &mut View<'_>, what: &str) {
+    view.waited = Some((what.to_owned(), Timestamp::UNIX_EPOCH));
+    view.now = Timestamp::UNIX_EPOCH + Settings::STALL_TIMEOUT + SignedDuration::from_secs(1);
 }
 
 fn begun(step: Step) -> Attempt {
@@ -155,6 +177,134 @@ fn a_failed_render_is_tried_again_when_the_spec_changes() {
 }
 
 #[test]
+fn a_node_that_falls_silent_in_its_turn_is_waited_for() {
+    let (old, new) = (render("0.1.0", "-old"), render("0.1.0", "-new"));
+    let mut attempt = begun(check(&old, &new, None, &old));
+    attempt.turn = Some(Turn {
+        part: Part::Agent,
+        node: "n1".into(),
+    });
+    let silent = |view: &mut View<'_>| {
+        let n1 = node_of(view, "n1");
+        n1.reachable = false;
+        n1.agent = None;
+        node_of(view, "n2").agent.as_mut().unwrap().current = false;
+    };
+    let step = check_with(Some(&old), &new, Some(attempt.clone()), &new, silent);
+    let waits = act(step);
+    assert_eq!(waits.status.waiting_for, "n1 to report again");
+    assert_eq!(waits.delete, [], "n2 stays as it is");
+    let step = check_with(Some(&old), &new, Some(attempt.clone()), &new, |view| {
+        silent(view);
+        long_ago(view, "n1 to report again");
+    });
+    let Step::Remember(Change::Fail(failure)) = step else {
+        panic!("{step:?}")
+    };
+    assert_eq!(
+        (failure.node.as_str(), failure.reason.as_str()),
+        ("n1", "NodeNotReporting")
+    );
+
+    // One that has shown that it works may go; and so may one that nobody has any more.
+    let well = check(&old, &new, Some(attempt.clone()), &new);
+    assert_eq!(well, Step::Remember(Change::Pass));
+    let gone = check_with(Some(&old), &new, Some(attempt), &new, |view| {
+        view.nodes.remove("n1");
+    });
+    assert_eq!(gone, Step::Remember(Change::Pass));
+}
+
+#[test]
+fn what_another_rollout_had_begun_is_part_of_the_next() {
+    let (old, new) = (render("0.1.0", "-old"), render("0.1.0", "-new"));
+    // The agents run what is wanted no more; the next spec has of them what ran before.
+    let mut next = old.clone();
+    next.hashes.controller = "c-next".into();
+    let attempt = begun(check(&old, &next, None, &new));
+    assert_eq!(attempt.parts, [Part::Controller, Part::Agent].into());
+    let mut live = new.clone();
+    live.hashes.controller.clone_from(&next.hashes.controller);
+    let step = act(check(&old, &next, Some(attempt), &live));
+    assert_eq!(*step.places.get(Part::Agent), Place::Target);
+    assert_eq!(step.status.phase, RolloutPhase::Agents);
+}
+
+#[test]
+fn a_broken_switch_that_came_back_late_is_replaced_although_its_agent_waits_for_it() {
+    let old = render("0.1.0", "-old");
+    let step = check_with(Some(&old), &old, None, &old, |view| {
+        let n1 = node_of(view, "n1");
+        n1.agent.as_mut().unwrap().ready = false;
+        let switch = n1.switch.as_mut().unwrap();
+        (switch.ready, switch.current) = (false, false);
+    });
+    let deleted = act(step).delete;
+    assert_eq!(deleted.len(), 1);
+    assert_eq!(
+        (deleted[0].part, deleted[0].node.as_str()),
+        (Part::Switch, "n1")
+    );
+}
+
+#[test]
+fn pings_say_nothing_where_no_other_node_works() {
+    let (old, new) = (render("0.1.0", "-old"), render("0.1.0", "-new"));
+    let attempt = begun(check(&old, &new, None, &old));
+    let unanswered = |alone: bool| {
+        check_with(Some(&old), &new, Some(attempt.clone()), &new, |view| {
+            node_of(view, "n1").told.peers = Some(false);
+            node_of(view, "n2").reachable = !alone;
+        })
+    };
+    let step = act(unanswered(false));
+    assert_eq!(step.status.waiting_for, "other nodes to answer n1");
+    assert_eq!(unanswered(true), Step::Remember(Change::Succeed));
+}
+
+#[test]
+fn a_node_that_never_comes_up_does_not_keep_a_network_installing() {
+    let new = render("0.1.0", "");
+    let install = |change: fn(&mut View<'_>)| {
+        check_with(None, &new, None, &new, |view| {
+            node_of(view, "n2").agent = None;
+            change(view);
+        })
+    };
+    let step = act(install(|_| {}));
+    assert_eq!(step.status.phase, RolloutPhase::Installing);
+    assert_eq!(step.status.waiting_for, "every node to come up");
+    assert!(step.status.message.ends_with(": n2"), "{step:?}");
+    let late = install(|view| long_ago(view, "every node to come up"));
+    assert_eq!(late, Step::Remember(Change::Succeed));
+    // Without one node that works there is nothing to go back to.
+    let none = act(install(|view| {
+        node_of(view, "n1").agent = None;
+        long_ago(view, "every node to come up");
+    }));
+    assert_eq!(none.status.phase, RolloutPhase::Installing);
+}
+
+#[test]
+fn without_its_revision_no_pod_is_outdated() {
+    let running = Running {
+        agent: serde_json::from_value(json!({"metadata": {"uid": "u"}})).unwrap(),
+        ..Running::default()
+    };
+    let observed = |newest: &[(&str, &str)]| {
+        let newest = newest
+            .iter()
+            .map(|(uid, hash)| ((*uid).into(), (*hash).into()));
+        observe::live(&running, &newest.collect())
+            .agent
+            .unwrap()
+            .observed
+    };
+    assert!(observed(&[("u", "r")]));
+    assert!(!observed(&[("another", "r")]));
+}
+
+#[test]
 fn settings_have_defaults() {
     assert_eq!(observe::settings(None), Settings::default());
     let spec = Rollout {
@@ -170,14 +320,6 @@ fn settings_have_defaults() {
 }
 
 #[test]
-fn a_record_of_a_newer_operator_can_be_read() {
-    let text = json!({"good": {"render": {"hashes": {"controller": "c", "agent": "a", "switch": "s"},
-        "images": ["i", "o"], "version": "9.0.0", "wave": 3}, "objects": [], "effective": {}, "more": 1}, "waves": []});
-    let record: Record = serde_json::from_value(text).unwrap();
-    assert_eq!(record.good.unwrap().render.version, "9.0.0");
-}
-
-#[test]
 fn the_newest_revision_has_the_highest_number() {
     let revision = |name: &str, number: i64| {
         serde_json::from_value(json!({"revision": number, "metadata": {"name": name,
@@ -187,7 +329,7 @@ fn the_newest_revision_has_the_highest_number() {
     };
     // An old template that came back has the highest number.
     let newest = observe::newest(&[revision("a", 3), revision("b", 2)]);
-    assert_eq!(newest, HashMap::from([("u".to_owned(), "a".to_owned())]));
+    assert_eq!(newest, BTreeMap::from([("u".to_owned(), "a".to_owned())]));
 }
 
 #[test]
@@ -217,7 +359,7 @@ fn what_the_pod_before_said_does_not_count() {
         agent: serde_json::from_value(json!({"metadata": {"uid": "u"}})).unwrap(),
         ..Running::default()
     };
-    let newest = HashMap::from([("u".to_owned(), "r".to_owned())]);
+    let newest = BTreeMap::from([("u".to_owned(), "r".to_owned())]);
     let facts = samples::facts();
     let deleted = BTreeSet::new();
     let see = |running: &Running| {

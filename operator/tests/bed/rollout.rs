@@ -77,6 +77,10 @@ impl Stage {
         }
     }
 
+    pub fn client(&self) -> Client {
+        self.client.clone()
+    }
+
     pub fn behave(&mut self, behaviour: Behaviour) {
         self.behaviour = behaviour;
     }

@@ -29,6 +29,8 @@ pub(super) enum Fault {
     AgentStalls(usize),
     PeersSilent(usize),
     SwitchCrashes(usize),
+    /// The new agent takes the node off the network.
+    NodeDies(usize),
 }
 
 /// What happens in the world besides the rollout.
@@ -179,7 +181,7 @@ impl World {
                     part == Part::Agent && is(node, n)
                 }
                 Fault::SwitchCrashes(n) => part == Part::Switch && is(node, n),
-                Fault::None | Fault::Image | Fault::PeersSilent(_) => false,
+                Fault::None | Fault::Image | Fault::PeersSilent(_) | Fault::NodeDies(_) => false,
             };
         Pod {
             hash,
@@ -235,13 +237,20 @@ impl World {
             let agent = node.pods.get(&Part::Agent);
             let new = agent.is_some_and(|pod| pod.hash == self.target.hashes.agent);
             let silent = matches!(self.fault, Fault::PeersSilent(n) if is(name, n) && new);
+            // Without its switch an agent is not ready.
+            let switch = node.pods.get(&Part::Switch);
+            let has_switch = switch.is_some_and(|pod| self.ready(pod));
+            let agent_view = agent.map(|pod| {
+                let view = self.pod_view(Part::Agent, name, pod);
+                PodView {
+                    ready: view.ready && has_switch,
+                    ..view
+                }
+            });
             let view = NodeView {
                 reachable: node.reachable,
-                agent: agent.map(|pod| self.pod_view(Part::Agent, name, pod)),
-                switch: node
-                    .pods
-                    .get(&Part::Switch)
-                    .map(|pod| self.pod_view(Part::Switch, name, pod)),
+                agent: agent_view,
+                switch: switch.map(|pod| self.pod_view(Part::Switch, name, pod)),
                 told: Told {
                     peers: self.well(node).then_some(!silent),
                     connected: self.well(node),
@@ -395,6 +404,16 @@ impl World {
             "{} would be away besides {others:?}",
             deletion.node
         );
+        let failed = { self.record.attempt.as_ref() }.and_then(|a| a.failure.as_ref());
+        let silent: Vec<_> = { self.by_us.iter() }
+            .filter(|&name| !self.nodes[name].reachable && !given_up.contains(name))
+            .filter(|&name| failed.is_none_or(|failure| failure.node != *name))
+            .collect();
+        assert!(
+            silent.is_empty() || self.record.attempt.is_none(),
+            "{} would follow {silent:?}",
+            deletion.node
+        );
         self.restarted.insert(deletion.part);
         let node = self.nodes.get_mut(&deletion.node).unwrap();
         let pod = node.pods.get(&deletion.part);
@@ -436,7 +455,11 @@ impl World {
             for part in [Part::Agent, Part::Switch] {
                 if !self.nodes[&name].pods.contains_key(&part) {
                     let pod = self.pod(part, &name);
-                    self.nodes.get_mut(&name).unwrap().pods.insert(part, pod);
+                    let is_new = pod.hash == self.target.hashes.agent;
+                    let dies = matches!(self.fault, Fault::NodeDies(n) if is(&name, n) && is_new);
+                    let node = self.nodes.get_mut(&name).unwrap();
+                    node.reachable &= !dies;
+                    node.pods.insert(part, pod);
                 }
             }
             self.nodes.get_mut(&name).unwrap().pulled = self.pre_pull;
