@@ -186,8 +186,9 @@ async fn round(node: &Node, rounds: &mut Rounds, identifier: u16) -> Duration {
         match carrick_node::ping(&all, identifier, LIMIT).await {
             Ok(answered) => rounds.heard(&targets, &answered),
             Err(error) => {
-                debug!(error = chain(&error), "no pings can be sent");
-                None
+                let error = chain(&error);
+                debug!(error, "no pings can be sent");
+                Some(Fact::unknown("CannotPing", error))
             }
         }
     };

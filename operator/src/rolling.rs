@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use carrick_api::names::object;
-use carrick_api::status::RolloutPhase;
+use carrick_api::status::{RolloutPhase, RolloutStatus};
 use carrick_k8s::event::Severity;
 use carrick_k8s::telemetry::chain;
 use jiff::Timestamp;
@@ -57,14 +57,10 @@ impl Reconciler {
         let spec = spec_hash(sight, &render);
         let looked = self.looked.replace(Instant::now());
         let old = sight.networking.status.as_ref();
-        let waited = looked
-            .filter(|looked| looked.elapsed() < AWAY)
-            .and(old)
-            .and_then(|status| {
-                let rollout = status.rollout.as_ref()?;
-                let since = rollout.since.as_ref()?;
-                Some((rollout.waiting_for.clone(), since.0))
-            });
+        let waited = waited(
+            old.and_then(|status| status.rollout.as_ref()),
+            looked.map(|looked| looked.elapsed()),
+        );
         let mut decisions = 0;
         loop {
             let seen = Seen {
@@ -281,6 +277,16 @@ impl Reconciler {
     }
 }
 
+/// What is waited for and since when, by the status of the last look, which was so long ago.
+fn waited(
+    rollout: Option<&RolloutStatus>,
+    looked: Option<Duration>,
+) -> Option<(String, Timestamp)> {
+    let rollout = rollout.filter(|_| looked.is_some_and(|ago| ago < AWAY))?;
+    let since = rollout.since.as_ref()?;
+    Some((rollout.waiting_for.clone(), since.0))
+}
+
 /// Touches nothing, and says what was said before.
 fn nothing(sight: &mut Sight) -> Act {
     let status = sight.networking.status.as_ref();
@@ -340,4 +346,23 @@ fn spec_hash(sight: &Sight, render: &Render) -> String {
     };
     let text = serde_json::to_string(&(&spec, &render.images)).unwrap_or_default();
     hex::encode(&Sha256::digest(text.as_bytes())[..8])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
+    #[test]
+    fn a_wait_begins_anew_after_nobody_looked() {
+        let status = RolloutStatus {
+            waiting_for: "the agent on n1".to_owned(),
+            since: Some(Time(Timestamp::UNIX_EPOCH)),
+            ..crate::rollout::status::unknown()
+        };
+        let goes_on = waited(Some(&status), Some(Duration::from_secs(2)));
+        assert_eq!(goes_on.unwrap().1, Timestamp::UNIX_EPOCH);
+        assert_eq!(waited(Some(&status), Some(AWAY)), None);
+        assert_eq!(waited(Some(&status), None), None, "another operator's");
+    }
 }

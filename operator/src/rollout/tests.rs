@@ -231,6 +231,25 @@ fn what_another_rollout_had_begun_is_part_of_the_next() {
 }
 
 #[test]
+fn images_are_pulled_although_another_rollout_had_begun() {
+    let (old, mut new) = (render("0.1.0", "-old"), render("0.1.0", "-new"));
+    new.images[1] = "another".into();
+    // What was tried before had the same controller and another switch.
+    let mut live = old.clone();
+    live.hashes.controller.clone_from(&new.hashes.controller);
+    let mut attempt = begun(check(&old, &new, None, &live));
+    let step = act(check(&old, &new, Some(attempt.clone()), &live));
+    assert!(step.pre_pull);
+    assert_eq!(step.status.phase, RolloutPhase::PullingImages);
+    attempt.pulled = true;
+    let step = act(check(&old, &new, Some(attempt), &live));
+    assert_eq!(
+        (step.pre_pull, step.status.phase),
+        (false, RolloutPhase::Agents)
+    );
+}
+
+#[test]
 fn a_broken_switch_that_came_back_late_is_replaced_although_its_agent_waits_for_it() {
     let old = render("0.1.0", "-old");
     let step = check_with(Some(&old), &old, None, &old, |view| {
