@@ -151,7 +151,10 @@ impl<N: PodNetwork> CniServer<N> {
     }
 
     async fn take_away(&self, attachment: &Arc<Attachment>) -> Option<String> {
-        let _turn = self.turn(&attachment.key.container_id).await;
+        let _turn = match self.turn(&attachment.key.container_id).await {
+            Ok(turn) => turn,
+            Err(error) => return Some(error.to_string()),
+        };
         // Somebody may have been faster, or have made it anew.
         let now = self.store().get(&attachment.key)?;
         if now.netns != attachment.netns || !self.sandboxes().is_gone(&now).await.unwrap_or(false) {
