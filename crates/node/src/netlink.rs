@@ -17,8 +17,8 @@ use crate::namespace::{Namespace, NamespaceError};
 
 /// Set by the kernel when what it dumped changed meanwhile.
 const NLM_F_DUMP_INTR: u16 = 0x10;
-/// The kernel answers while the request is sent. An answer that is not there by then will not come
-/// (its buffer was full, or nobody understood it), and whoever waits would wait for ever.
+/// The kernel answers while the request is sent. An answer that is not there by then will not come,
+/// and whoever waits would wait for ever.
 const ANSWER_LIMIT: Duration = Duration::from_secs(10);
 /// How often an interrupted dump is asked for again.
 const DUMP_ATTEMPTS: usize = 8;
@@ -67,9 +67,11 @@ impl NetlinkError {
 #[derive(Clone)]
 pub struct Netlink {
     handle: ConnectionHandle<RouteNetlinkMessage>,
-    /// A socket has one dump at a time: a second one is refused with EBUSY (the kernel's
-    /// `__netlink_dump_start`).
-    dumping: Arc<tokio::sync::Mutex<()>>,
+    /// One request at a time. The kernel handles a request while it is sent, under a lock of its own:
+    /// nothing is gained by more. A second dump would be refused with EBUSY (the kernel's
+    /// `__netlink_dump_start`), and whoever waits in a queue must not take that for a kernel that
+    /// does not answer.
+    asking: Arc<tokio::sync::Mutex<()>>,
 }
 
 impl fmt::Debug for Netlink {
@@ -88,7 +90,7 @@ impl Netlink {
         tokio::spawn(connection);
         Ok(Self {
             handle,
-            dumping: Arc::default(),
+            asking: Arc::default(),
         })
     }
 
@@ -145,7 +147,6 @@ impl Netlink {
         message: RouteNetlinkMessage,
         operation: impl FnOnce() -> String,
     ) -> Result<Vec<RouteNetlinkMessage>, NetlinkError> {
-        let _turn = self.dumping.lock().await;
         for _ in 0..DUMP_ATTEMPTS {
             match self
                 .exchange(message.clone(), NLM_F_REQUEST | NLM_F_DUMP)
@@ -173,6 +174,7 @@ impl Netlink {
         message: RouteNetlinkMessage,
         flags: u16,
     ) -> io::Result<(Vec<RouteNetlinkMessage>, Consistency)> {
+        let _turn = self.asking.lock().await;
         let mut request = NetlinkMessage::from(message);
         request.header.flags = flags;
         let response = self
