@@ -415,7 +415,7 @@ impl Host {
     pub async fn remove_pod_links(&mut self, errors: &mut HostErrors) {
         let links = self.netlink.links().await;
         for link in errors.note(links).unwrap_or_default() {
-            if is_pod_link(&link.name) {
+            if link::is_pod(&link.name) {
                 errors.note(self.netlink.delete_link(&link.name).await);
             }
         }
@@ -425,12 +425,6 @@ impl Host {
     pub async fn remove_link(&mut self, name: &str, errors: &mut HostErrors) {
         errors.note(self.netlink.delete_link(name).await);
     }
-}
-
-/// Whether a name is that of a pod's host end: the prefix and 12 hexadecimal digits.
-pub fn is_pod_link(name: &str) -> bool {
-    name.strip_prefix(link::POD_PREFIX)
-        .is_some_and(|rest| rest.len() == 12 && rest.bytes().all(|b| b.is_ascii_hexdigit()))
 }
 
 fn host_link(link: &Link) -> HostLink {
@@ -459,23 +453,4 @@ fn merge(mut saved: LinkFacts, now: LinkFacts) -> LinkFacts {
     }
     saved.link = now.link;
     saved
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_our_links_are_pod_links() {
-        assert!(is_pod_link("car0123456789ab"));
-        for other in [
-            "carrick-gw0",
-            "carrick-tun0",
-            "car0",
-            "cali0123456789ab",
-            "car0123456789ag",
-        ] {
-            assert!(!is_pod_link(other), "{other}");
-        }
-    }
 }

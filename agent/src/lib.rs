@@ -24,7 +24,7 @@
 //! # Invariants
 //!
 //! - One writer: only the programmer writes to the switch and the host's stack, and only after
-//!   `carrick switch` said that this start is restored.
+//!   `carrick switch` said that this start is restored, and on a host without a switch of its own.
 //! - What is programmed was durable first: journal and ledger, then the switch, then the saved
 //!   commit, then the acknowledgement.
 //! - Ending leaves everything forwarding; only `agent cleanup` takes anything away.
@@ -45,6 +45,7 @@ pub mod ledgerfile;
 pub mod metrics;
 pub mod node;
 pub mod pass;
+pub mod otherswitch;
 pub mod paths;
 pub mod plan;
 pub mod podnetwork;
