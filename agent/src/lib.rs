@@ -1,7 +1,7 @@
 //! The agent: CNI, OpenFlow pipeline, routes and state of one node.
 //!
 //! ```text
-//! core      plan desired records ledgerfile before status         data in, data out
+//! core      plan desired records ledgerfile before status firewall  data in, data out
 //! drivers   host (netlink, nftables, sysctls)  switchdb (OVSDB)  flows (OpenFlow)  journal
 //! wiring    run programmer pass stream session controllers readiness info api cleanup
 //! cni ipam portmap                                                 the CNI server and addresses
@@ -36,6 +36,7 @@ pub mod cni;
 pub mod config;
 pub mod controllers;
 pub mod desired;
+pub mod firewall;
 pub mod flows;
 pub mod host;
 pub mod info;

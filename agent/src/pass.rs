@@ -219,6 +219,11 @@ impl Programmer {
         }
         if host_due {
             self.host.sync_stack(&host, &plan, &mut errors).await;
+            let firewalls = self
+                .host
+                .sync_firewalls(self.node.config.host_firewall)
+                .await;
+            self.report_firewalls(firewalls);
             let clean = errors.0.is_empty();
             self.host_state.done = clean.then(|| (host, Instant::now()));
         }
@@ -321,6 +326,16 @@ impl Programmer {
                 .filter(|peer| !peer.pod_cidrs.is_empty())
                 .count();
         });
+    }
+
+    fn report_firewalls(&self, fact: Fact) {
+        let board = &self.node.board;
+        let known = board.report();
+        if known.conditions.get(condition::HOST_FIREWALL_OPEN) != Some(&fact) {
+            let (status, message) = (fact.status.as_str(), &fact.message);
+            info!(status, message, "firewalls of the host");
+        }
+        board.set(condition::HOST_FIREWALL_OPEN, fact);
     }
 
     fn host_desired(

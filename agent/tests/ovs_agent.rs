@@ -440,6 +440,13 @@ async fn cleanup_leaves_the_node_as_it_was() {
     let (mut a, mut b) = (LabNode::new(1), LabNode::new(2));
     wire(&a, &b);
     std::fs::write(a.paths.cni_conf.join("05-other.conflist"), "{}").unwrap();
+    // A firewall of somebody else, which the agent opens for pods.
+    must(
+        a.netns(),
+        "nft add table inet theirs && nft 'add chain inet theirs forwarded { type filter hook forward priority 5; \
+         policy drop; }' && nft add rule inet theirs forwarded ct state established accept",
+    );
+    a.configure("hostFirewall", "InsertRule".into());
     let before = fingerprint(a.netns());
     let controller = Controller::serve(&[&a, &b]).await;
     controller.send(
@@ -453,6 +460,11 @@ async fn cleanup_leaves_the_node_as_it_was() {
     a.add_pod(&one);
     assert!(a.paths.cni_conf.join("10-carrick.conflist").exists());
     assert_ne!(fingerprint(a.netns()), before);
+    let (status, message) = a.condition("HostFirewallOpen");
+    assert_eq!(status, "True", "{message}");
+    assert!(message.contains("inet theirs forwarded"), "{message}");
+    let theirs = must(a.netns(), "nft list table inet theirs");
+    assert_eq!(theirs.matches("comment \"carrick\"").count(), 2, "{theirs}");
     a.cleanup();
     // Open vSwitch makes this one for itself with the first userspace bridge, and keeps it.
     let after = fingerprint(a.netns()).replace("ovs-netdev\n", "");

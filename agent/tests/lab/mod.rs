@@ -181,6 +181,15 @@ impl LabNode {
         std::fs::write(self.root.path().join("config.json"), config.to_string()).unwrap();
     }
 
+    /// Sets one more field of the configuration.
+    pub fn configure(&self, field: &str, value: serde_json::Value) {
+        let path = self.root.path().join("config.json");
+        let text = std::fs::read_to_string(&path).unwrap();
+        let mut config: serde_json::Value = serde_json::from_str(&text).unwrap();
+        config[field] = value;
+        std::fs::write(path, config.to_string()).unwrap();
+    }
+
     /// What `carrick switch` does before it starts the switch: the start that follows is a new one,
     /// and nobody may write.
     pub fn begin_start(&self) -> StartId {

@@ -16,6 +16,9 @@ pub struct EffectiveConfig {
     pub traffic: Traffic,
     /// Which datapath Open vSwitch uses.
     pub datapath: DatapathType,
+    /// What is done about a foreign firewall that drops pods' packets.
+    #[serde(default)]
+    pub host_firewall: HostFirewall,
     /// Where CNI files go on the host.
     pub cni: Cni,
     /// The taint that keeps pods away until the agent is ready.
@@ -159,4 +162,14 @@ pub struct Cni {
     pub conf_file: String,
     /// Set other networks' files aside (renamed, given back on removal).
     pub exclusive: bool,
+/// `hostFirewall`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum HostFirewall {
+    /// A condition of the node names it.
+    #[default]
+    Report,
+    /// A marked rule in its chain lets pods' packets pass.
+    InsertRule,
+}
+
 }
