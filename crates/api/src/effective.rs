@@ -119,6 +119,18 @@ pub enum TrafficMode {
     Hybrid,
 }
 
+impl TrafficMode {
+    /// Whether Carrick itself carries packets between all nodes, so that none waits for routes that a
+    /// cloud makes for its pod CIDRs.
+    #[must_use]
+    pub const fn carries_pods(self) -> bool {
+        match self {
+            Self::Encap | Self::Hybrid => true,
+            Self::NoEncap => false,
+        }
+    }
+}
+
 /// `traffic.tunnel.protocol`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum TunnelProtocol {
@@ -150,6 +162,16 @@ pub enum DatapathType {
     Userspace,
 }
 
+/// `hostFirewall`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum HostFirewall {
+    /// A condition of the node names it.
+    #[default]
+    Report,
+    /// A marked rule in its chain lets pods' packets pass.
+    InsertRule,
+}
+
 /// Host paths of CNI.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -162,14 +184,4 @@ pub struct Cni {
     pub conf_file: String,
     /// Set other networks' files aside (renamed, given back on removal).
     pub exclusive: bool,
-/// `hostFirewall`.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub enum HostFirewall {
-    /// A condition of the node names it.
-    #[default]
-    Report,
-    /// A marked rule in its chain lets pods' packets pass.
-    InsertRule,
-}
-
 }
