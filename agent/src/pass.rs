@@ -17,6 +17,7 @@ use carrick_datapath::{
 };
 use carrick_openflow::State;
 use carrick_ovsdb::desired::Applied;
+use carrick_ovsdb::foreign::Foreign;
 use carrick_ovsdb::handover::StartId;
 use carrick_proto::Number;
 use tokio::time::Instant;
@@ -41,6 +42,17 @@ const HOST_CHECK: Duration = Duration::from_secs(30);
 /// Why a pass did not come to its end.
 #[derive(Debug, thiserror::Error)]
 pub enum PassError {
+    /// The host has an Open vSwitch that is not ours.
+    #[error("node {node}: {found}")]
+    OtherSwitch {
+        /// This node.
+        node: String,
+        /// What it was found by.
+        found: Foreign,
+    },
+    /// Nobody can tell whether it has.
+    #[error("looking for another Open vSwitch on this host")]
+    Sockets(#[source] std::io::Error),
     /// It is not known what this node is.
     #[error(transparent)]
     NoPlan(#[from] PlanError),
@@ -82,7 +94,8 @@ impl PassError {
         match self {
             Self::NoPlan(PlanError::NoNode { .. }) => "WaitingForController",
             Self::NoPlan(_) => "NotUsable",
-            Self::Links(_) => "HostNotReadable",
+            Self::OtherSwitch { .. } => "OtherSwitch",
+            Self::Links(_) | Self::Sockets(_) => "HostNotReadable",
             Self::Transport { .. } => "TransportNotMoved",
             Self::Switch(SwitchDbError::Restoring | SwitchDbError::Anew) => "SwitchStarting",
             Self::Switch(_) => "SwitchAway",
@@ -148,6 +161,11 @@ impl Programmer {
         attach: &BTreeMap<AttachmentKey, Arc<Attachment>>,
         detach: &[Arc<Attachment>],
     ) -> Result<PassReport, PassError> {
+        // Before anything is changed.
+        if let Some(found) = self.other_switch.find().map_err(PassError::Sockets)? {
+            let node = self.node.name.clone();
+            return Err(PassError::OtherSwitch { node, found });
+        }
         let committed = self.node.committed();
         let links = self.host.links().await.map_err(PassError::Links)?;
         let wanted = self.update_attached(attach, detach, &links);
@@ -201,6 +219,11 @@ impl Programmer {
         }
         if host_due {
             self.host.sync_stack(&host, &plan, &mut errors).await;
+            let firewalls = self
+                .host
+                .sync_firewalls(self.node.config.host_firewall)
+                .await;
+            self.report_firewalls(firewalls);
             let clean = errors.0.is_empty();
             self.host_state.done = clean.then(|| (host, Instant::now()));
         }
@@ -303,6 +326,16 @@ impl Programmer {
                 .filter(|peer| !peer.pod_cidrs.is_empty())
                 .count();
         });
+    }
+
+    fn report_firewalls(&self, fact: Fact) {
+        let board = &self.node.board;
+        let known = board.report();
+        if known.conditions.get(condition::HOST_FIREWALL_OPEN) != Some(&fact) {
+            let (status, message) = (fact.status.as_str(), &fact.message);
+            info!(status, message, "firewalls of the host");
+        }
+        board.set(condition::HOST_FIREWALL_OPEN, fact);
     }
 
     fn host_desired(

@@ -316,6 +316,7 @@ mod tests {
                 snat_randomly: false,
             },
             datapath,
+            host_firewall: effective::HostFirewall::Report,
             cni: Cni {
                 bin_dir: "/opt/cni/bin".into(),
                 conf_dir: "/etc/cni/net.d".into(),

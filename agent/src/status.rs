@@ -41,6 +41,15 @@ impl Fact {
             message: message.into(),
         }
     }
+
+    /// Nobody can tell now.
+    pub fn unknown(reason: &'static str, message: impl Into<String>) -> Self {
+        Self {
+            status: Status::Unknown,
+            reason,
+            message: message.into(),
+        }
+    }
 }
 
 impl Serialize for Fact {

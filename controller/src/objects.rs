@@ -22,6 +22,8 @@ pub struct NodeObject {
     pub addresses: Vec<IpAddr>,
     /// The startup taint is on it.
     pub tainted: bool,
+    /// Its condition NetworkUnavailable is True: a cloud's route controller has made no route for it.
+    pub unavailable: bool,
 }
 
 /// Whether a pod gets a record.

@@ -36,7 +36,7 @@ use crate::objects::Event;
 use crate::reign::{self, Reign};
 use crate::service::Service;
 use crate::tls::Serving;
-use crate::{taint, watch as watches};
+use crate::{available, taint, watch as watches};
 
 /// Changes read from watches and not taken in yet. A full channel holds the watches back, which
 /// the API server bears for a while and then begins them anew.
@@ -166,6 +166,15 @@ pub async fn run_until(
                 reign.clone(),
                 client.clone(),
                 key,
+                metrics.clone(),
+                stop.child_token(),
+            ));
+        }
+        if config.traffic.mode.carries_pods() {
+            tasks.spawn(available::run(
+                Arc::clone(&hub),
+                reign.clone(),
+                client.clone(),
                 metrics,
                 stop.child_token(),
             ));

@@ -21,6 +21,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
+use crate::available;
 use crate::objects::{Event, NodeObject, PodNetwork, PodObject};
 
 /// Pods that are done are not watched: their going looks like a deletion.
@@ -238,6 +239,11 @@ pub fn node_object(node: &Node, taint: Option<&str>) -> Option<NodeObject> {
         .collect();
     let tainted =
         taint.is_some_and(|key| spec.taints.iter().flatten().any(|taint| taint.key == key));
+    let unavailable = node
+        .status
+        .iter()
+        .flat_map(|status| status.conditions.iter().flatten())
+        .any(|condition| condition.type_ == available::CONDITION && condition.status == "True");
     Some(NodeObject {
         name,
         uid: node.metadata.uid.clone().unwrap_or_default(),
@@ -246,6 +252,7 @@ pub fn node_object(node: &Node, taint: Option<&str>) -> Option<NodeObject> {
         bad_cidr,
         addresses,
         tainted,
+        unavailable,
     })
 }
 

@@ -8,7 +8,8 @@
 use std::collections::BTreeMap;
 
 use carrick_api::effective::{
-    Cni, DatapathType, EffectiveConfig, Endpoint, SnatMode, Traffic, TrafficMode, TunnelProtocol,
+    Cni, DatapathType, EffectiveConfig, Endpoint, HostFirewall, SnatMode, Traffic, TrafficMode,
+    TunnelProtocol,
 };
 use carrick_api::networking::{
     self, IpamMode, LogLevel, Management, NetworkingSpec, Placement, Provider, PullPolicy,
@@ -46,6 +47,9 @@ pub struct Effective {
     pub node_ipam: Option<NodeIpam>,
     /// Which datapath.
     pub datapath: DatapathType,
+    /// What is done about foreign firewalls.
+    #[serde(default)]
+    pub host_firewall: HostFirewall,
     /// CNI files on hosts.
     pub cni: Cni,
     /// The controller's Deployment.
@@ -198,6 +202,7 @@ pub fn resolve(
             .as_ref()
             .and_then(|d| d.type_)
             .unwrap_or(DatapathType::Auto),
+        host_firewall: spec.host_firewall.unwrap_or_default(),
         cni: Cni {
             bin_dir: text(cni.bin_dir.as_ref(), profile.cni_bin_dir),
             conf_dir: text(cni.conf_dir.as_ref(), profile.cni_conf_dir),
@@ -284,6 +289,7 @@ impl Effective {
             api_server: self.api_server.clone(),
             traffic: self.traffic.clone(),
             datapath: self.datapath,
+            host_firewall: self.host_firewall,
             cni: self.cni.clone(),
             startup_taint: (self.taint == Switch::Enabled).then(|| self.taint_key.clone()),
             service_cidrs: facts.service_cidrs.clone(),
@@ -349,6 +355,7 @@ impl Effective {
             datapath: Some(networking::Datapath {
                 type_: Some(self.datapath),
             }),
+            host_firewall: Some(self.host_firewall),
             cni: Some(networking::Cni {
                 bin_dir: Some(self.cni.bin_dir.clone()),
                 conf_dir: Some(self.cni.conf_dir.clone()),

@@ -60,6 +60,7 @@ images:
   digests: {carrick-ovs: "sha256:0000000000000000000000000000000000000000000000000000000000000000"}
 traffic: {mtu: 1400, transport: {interface: eth1}, snat: {mode: Disabled}}
 datapath: {type: Userspace}
+hostFirewall: InsertRule
 cni: {binDir: /home/kubernetes/bin, confDir: /etc/cni/x, confFile: 01-a.conflist, exclusive: false}
 controller:
   replicas: 1

@@ -6,7 +6,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use carrick_api::effective::{
-    Cni, DatapathType, EffectiveConfig, Endpoint, SnatMode, Traffic, TrafficMode, TunnelProtocol,
+    Cni, DatapathType, EffectiveConfig, Endpoint, HostFirewall, SnatMode, Traffic, TrafficMode,
+    TunnelProtocol,
 };
 use carrick_controller::{Advertise, Args, run_until};
 use carrick_k8s::client::from_config;
@@ -299,6 +300,7 @@ pub fn effective() -> EffectiveConfig {
             snat_randomly: false,
         },
         datapath: DatapathType::Auto,
+        host_firewall: HostFirewall::Report,
         cni: Cni {
             bin_dir: String::new(),
             conf_dir: String::new(),

@@ -22,6 +22,9 @@ pub mod condition {
     pub const POD_CIDRS_USABLE: &str = "PodCIDRsUsable";
     /// State files were read whole; False names the file that was set aside.
     pub const STATE_INTACT: &str = "StateIntact";
+    /// No chain of another firewall on the host drops pods' packets, as far as that is certain; False
+    /// names them. It does not make the node unready: how far pods may reach may be meant so.
+    pub const HOST_FIREWALL_OPEN: &str = "HostFirewallOpen";
     /// `agent cleanup` has removed everything of ours from the node. The operator waits for
     /// `True`; `False` says what is left and how to remove it by hand.
     pub const CLEANED: &str = "Cleaned";
@@ -119,7 +122,8 @@ pub struct AgentInfoStatus {
     /// The stream to the controller.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub controller: Option<ControllerConnection>,
-    /// Ready, ControllerConnected, DatapathReady, PodCIDRsUsable, StateIntact, Cleaned.
+    /// Ready, ControllerConnected, DatapathReady, PodCIDRsUsable, StateIntact, HostFirewallOpen,
+    /// Cleaned.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(
         length(max = 16),

@@ -16,6 +16,9 @@ pub struct EffectiveConfig {
     pub traffic: Traffic,
     /// Which datapath Open vSwitch uses.
     pub datapath: DatapathType,
+    /// What is done about a foreign firewall that drops pods' packets.
+    #[serde(default)]
+    pub host_firewall: HostFirewall,
     /// Where CNI files go on the host.
     pub cni: Cni,
     /// The taint that keeps pods away until the agent is ready.
@@ -116,6 +119,18 @@ pub enum TrafficMode {
     Hybrid,
 }
 
+impl TrafficMode {
+    /// Whether Carrick itself carries packets between all nodes, so that none waits for routes that a
+    /// cloud makes for its pod CIDRs.
+    #[must_use]
+    pub const fn carries_pods(self) -> bool {
+        match self {
+            Self::Encap | Self::Hybrid => true,
+            Self::NoEncap => false,
+        }
+    }
+}
+
 /// `traffic.tunnel.protocol`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum TunnelProtocol {
@@ -145,6 +160,16 @@ pub enum DatapathType {
     Kernel,
     /// The userspace datapath (`netdev`); needs a transport interface.
     Userspace,
+}
+
+/// `hostFirewall`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum HostFirewall {
+    /// A condition of the node names it.
+    #[default]
+    Report,
+    /// A marked rule in its chain lets pods' packets pass.
+    InsertRule,
 }
 
 /// Host paths of CNI.

@@ -17,7 +17,7 @@ use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::effective::{DatapathType, SnatMode, TrafficMode, TunnelProtocol};
+use crate::effective::{DatapathType, HostFirewall, SnatMode, TrafficMode, TunnelProtocol};
 use crate::status::NetworkingStatus;
 
 /// The network of this cluster: how pods are connected, by what, and how it is kept up.
@@ -103,6 +103,13 @@ pub struct NetworkingSpec {
     /// Which datapath Open vSwitch uses.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub datapath: Option<Datapath>,
+    /// What is done about chains of other firewalls on the hosts (ufw, firewalld, Docker) that drop
+    /// pods' packets: an accept in Carrick's own table does not help against them. Report names them
+    /// in the node's condition HostFirewallOpen. InsertRule also puts rules with the comment
+    /// "carrick" at the head of such a chain, which accept what comes from or goes to the pods'
+    /// gateway, and takes them out again. Default: Report.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host_firewall: Option<HostFirewall>,
     /// Where CNI files go on the hosts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cni: Option<Cni>,
