@@ -29,12 +29,14 @@ use crate::flows::FlowError;
 use crate::host::HostErrors;
 use crate::ipam::{Attachment, AttachmentKey, AttachmentState};
 use crate::journal::{JournalError, write_atomically};
-use crate::plan::{HostLinks, NodePlan, PlanError, is_open, plan, pod_of};
+use crate::plan::{HostLinks, NodePlan, PlanError, is_open, pod_of};
 use crate::programmer::Programmer;
 use crate::records::Committed;
 use crate::status::Fact;
 use crate::switchdb::SwitchDbError;
 use carrick_k8s::telemetry::chain;
+
+mod planning;
 
 /// How often the host's stack is compared when nothing changed: somebody may have changed it.
 const HOST_CHECK: Duration = Duration::from_secs(30);
@@ -92,7 +94,9 @@ impl PassError {
     /// One word for a condition.
     pub const fn reason(&self) -> &'static str {
         match self {
-            Self::NoPlan(PlanError::NoNode { .. }) => "WaitingForController",
+            Self::NoPlan(PlanError::NoNode { .. } | PlanError::NoLabels { .. }) => {
+                "WaitingForController"
+            }
             Self::NoPlan(_) => "NotUsable",
             Self::OtherSwitch { .. } => "OtherSwitch",
             Self::Links(_) | Self::Sockets(_) => "HostNotReadable",
@@ -272,60 +276,6 @@ impl Programmer {
             .filter(|attachment| links.contains_key(&attachment.host_link))
             .cloned()
             .collect()
-    }
-
-    /// Plans anew. While a plan cannot be made, the last one stays in force for the switch; what
-    /// pods are built by is withdrawn.
-    fn plan(&mut self, committed: &Committed, links: &HostLinks) -> Result<NodePlan, PassError> {
-        match plan(&self.node.config, &self.node.name, committed, links) {
-            Ok(new) => {
-                self.report_plan(&new);
-                self.plan = Some(new.clone());
-                Ok(new)
-            }
-            Err(error) => {
-                self.node
-                    .settings
-                    .send_if_modified(|settings| settings.take().is_some());
-                let fact = Fact::fails("NotUsable", error.to_string());
-                if !matches!(error, PlanError::NoNode { .. }) {
-                    self.node.board.set(condition::POD_CIDRS_USABLE, fact);
-                }
-                self.plan.clone().ok_or(PassError::NoPlan(error))
-            }
-        }
-    }
-
-    fn report_plan(&self, plan: &NodePlan) {
-        let fact = if plan.refused.is_empty() {
-            Fact::holds("NoOverlap", "no pod CIDR overlaps another range")
-        } else {
-            let list: Vec<String> = plan.refused.iter().map(ToString::to_string).collect();
-            Fact::fails("Overlap", list.join("; "))
-        };
-        if self
-            .plan
-            .as_ref()
-            .is_none_or(|old| old.refused != plan.refused)
-        {
-            for refused in &plan.refused {
-                warn!(%refused, "a range is not routed");
-            }
-        }
-        self.node.board.set(condition::POD_CIDRS_USABLE, fact);
-        self.node.board.update(|board| {
-            board.datapath = Some(plan.datapath);
-            board.pod_cidrs.clone_from(&plan.pod_cidrs);
-            board.tunnel_endpoints = plan.transport.endpoints.iter().collect();
-            board.gateway_addresses = plan.gateway.addresses.iter().collect();
-            board.transport_interface.clone_from(&plan.transport.link);
-            board.mtu = Some(plan.mtu);
-            board.peers = plan
-                .peers
-                .values()
-                .filter(|peer| !peer.pod_cidrs.is_empty())
-                .count();
-        });
     }
 
     fn report_firewalls(&self, fact: Fact) {

@@ -18,6 +18,7 @@ fn node(text: &str, created: i64, cidrs: &[&str], address: &str) -> NodeObject {
         addresses: vec![address.parse().unwrap()],
         tainted: false,
         unavailable: false,
+        labels: std::collections::BTreeMap::new(),
     }
 }
 

@@ -15,6 +15,7 @@ use carrick_api::networking::{
     self, IpamMode, LogLevel, Management, NetworkingSpec, Placement, Provider, PullPolicy,
     Resources, Switch,
 };
+use carrick_api::nodeconfig::{NodeConfig, first_match};
 use ipnet::IpNet;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use serde::{Deserialize, Serialize};
@@ -50,6 +51,9 @@ pub struct Effective {
     /// What is done about foreign firewalls.
     #[serde(default)]
     pub host_firewall: HostFirewall,
+    /// What differs on some nodes.
+    #[serde(default)]
+    pub node_configs: Vec<NodeConfig>,
     /// CNI files on hosts.
     pub cni: Cni,
     /// The controller's Deployment.
@@ -203,6 +207,7 @@ pub fn resolve(
             .and_then(|d| d.type_)
             .unwrap_or(DatapathType::Auto),
         host_firewall: spec.host_firewall.unwrap_or_default(),
+        node_configs: spec.node_configs.clone().unwrap_or_default(),
         cni: Cni {
             bin_dir: text(cni.bin_dir.as_ref(), profile.cni_bin_dir),
             conf_dir: text(cni.conf_dir.as_ref(), profile.cni_conf_dir),
@@ -302,8 +307,26 @@ impl Effective {
                     node_mask_size_ipv4: ipam.node_mask_size_ipv4,
                     node_mask_size_ipv6: ipam.node_mask_size_ipv6,
                 }),
+            node_configs: self.node_configs.clone(),
             log_level: self.log_level.as_str().to_owned(),
         }
+    }
+
+    /// The datapath of a node with these labels.
+    pub fn datapath_on(&self, labels: &BTreeMap<String, String>) -> DatapathType {
+        first_match(&self.node_configs, labels)
+            .and_then(NodeConfig::datapath_type)
+            .unwrap_or(self.datapath)
+    }
+
+    /// Whether some node may use the userspace datapath.
+    pub fn has_userspace(&self) -> bool {
+        let own = self
+            .node_configs
+            .iter()
+            .filter_map(NodeConfig::datapath_type);
+        own.chain([self.datapath])
+            .any(|datapath| datapath == DatapathType::Userspace)
     }
 
     /// As it is shown in `status.effective`: the spec a person could have written.
@@ -356,6 +379,7 @@ impl Effective {
                 type_: Some(self.datapath),
             }),
             host_firewall: Some(self.host_firewall),
+            node_configs: Some(self.node_configs.clone()),
             cni: Some(networking::Cni {
                 bin_dir: Some(self.cni.bin_dir.clone()),
                 conf_dir: Some(self.cni.conf_dir.clone()),

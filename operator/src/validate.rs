@@ -52,6 +52,19 @@ pub fn refusals(effective: &Effective, facts: &Facts) -> Vec<Refusal> {
                     .into(),
         });
     }
+    for own in &effective.node_configs {
+        let interface = own.transport_interface();
+        let interface = interface.unwrap_or(&effective.traffic.transport_interface);
+        if own.datapath_type() == Some(DatapathType::Userspace) && interface.is_empty() {
+            found.push(Refusal {
+                field: format!("spec.nodeConfigs[{}].traffic.transport.interface", own.name),
+                reason: "the userspace datapath takes the transport interface into a bridge of Open vSwitch, so it must \
+                         be named"
+                    .into(),
+                mend: "name an interface that these nodes have and that the kubelet does not use".into(),
+            });
+        }
+    }
     let azure = facts
         .nodes
         .iter()
@@ -290,6 +303,17 @@ mod tests {
             check("{cni: {binDir: /opt/../etc}}", |_| {}),
             ["spec.cni.binDir"]
         );
+        let own = |rest: &str| {
+            format!(
+                "{{nodeConfigs: [{{name: a, nodeSelector: {{}}, datapath: {{type: Userspace}}{rest}}}]}}"
+            )
+        };
+        assert_eq!(
+            check(&own(""), |_| {}),
+            ["spec.nodeConfigs[a].traffic.transport.interface"]
+        );
+        let named = own(", traffic: {transport: {interface: eth1}}");
+        assert_eq!(check(&named, |_| {}), [""; 0]);
         let azure = |facts: &mut Facts| {
             facts.nodes[1].provider_id = "azure:///subscriptions/x/vm".into();
         };

@@ -113,6 +113,7 @@ async fn five_thousand_nodes() {
             ],
             tainted: false,
             unavailable: false,
+            labels: std::collections::BTreeMap::new(),
         })
         .collect();
     let pods: Vec<PodObject> = (0..NODES * PODS)

@@ -48,6 +48,7 @@ pub(super) fn node(text: &str, third: u8) -> NodeObject {
         addresses: vec![[192, 0, 2, third].into()],
         tainted: false,
         unavailable: false,
+        labels: std::collections::BTreeMap::new(),
     }
 }
 

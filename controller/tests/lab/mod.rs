@@ -310,6 +310,7 @@ pub fn effective() -> EffectiveConfig {
         startup_taint: Some(TAINT.into()),
         service_cidrs: vec!["10.96.0.0/12".parse().unwrap()],
         node_ipam: None,
+        node_configs: Vec::new(),
         log_level: "info".into(),
     }
 }

@@ -113,6 +113,10 @@ pub struct AgentInfoStatus {
     #[serde(default, skip_serializing_if = "String::is_empty")]
     #[schemars(length(max = 15))]
     pub transport_interface: String,
+    /// The entry of nodeConfigs that is for this node; empty without one.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[schemars(length(max = 63))]
+    pub node_config: String,
     /// MTU of pods, in bytes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mtu: Option<i32>,
