@@ -148,6 +148,7 @@ pub async fn clean(paths: &Paths, conf_file: &str) -> Vec<String> {
     };
     // First the table that hides the transport interface from the host it is given back to.
     host.remove_tables(&mut errors).await;
+    host.leave_firewalls(&mut errors).await;
     let before = errors.0.len();
     host.give_back_transport(&mut errors).await;
     if errors.0.len() == before {

@@ -6,6 +6,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use carrick_api::effective::HostFirewall;
 use carrick_api::names::link;
 use carrick_datapath::{HostDesired, HostRoute, MacAddr, NftFamily, NftTable, RouteLink};
 use carrick_k8s::telemetry::chain;
@@ -16,8 +17,10 @@ use carrick_node::{
 use tracing::{debug, info};
 
 use crate::before::{BeforeFile, ChangedSysctl};
+use crate::firewall::driver::Firewalls;
 use crate::paths::Paths;
 use crate::plan::{HostLink, HostLinks, NodePlan};
+use crate::status::Fact;
 
 /// How long Open vSwitch may take to make an internal port after the transaction.
 const LINK_LIMIT: Duration = Duration::from_secs(10);
@@ -27,6 +30,7 @@ const LINK_LIMIT: Duration = Duration::from_secs(10);
 pub struct Host {
     netlink: Netlink,
     nft: Nft,
+    firewalls: Firewalls,
     sysctls: Sysctls,
     before: BeforeFile,
 }
@@ -67,6 +71,7 @@ impl Host {
         Ok(Self {
             netlink: Netlink::open()?,
             nft: Nft::new(Some(paths.nftables())),
+            firewalls: Firewalls::new(Nft::new(None)),
             sysctls: Sysctls::at(&paths.proc_sys_net),
             before,
         })
@@ -208,6 +213,16 @@ impl Host {
         ] {
             errors.note(self.nft.sync(family.as_str(), name, None).await);
         }
+    }
+
+    /// Makes our rules in other people's chains what they must be, and says what those do to pods.
+    pub async fn sync_firewalls(&self, wanted: HostFirewall) -> Fact {
+        self.firewalls.sync(wanted).await
+    }
+
+    /// Takes our rules out of other people's chains.
+    pub async fn leave_firewalls(&self, errors: &mut HostErrors) {
+        errors.0.extend(self.firewalls.leave().await);
     }
 
     /// Makes gateway, routes, neighbours and sysctls what they must be.
@@ -415,7 +430,7 @@ impl Host {
     pub async fn remove_pod_links(&mut self, errors: &mut HostErrors) {
         let links = self.netlink.links().await;
         for link in errors.note(links).unwrap_or_default() {
-            if is_pod_link(&link.name) {
+            if link::is_pod(&link.name) {
                 errors.note(self.netlink.delete_link(&link.name).await);
             }
         }
@@ -425,12 +440,6 @@ impl Host {
     pub async fn remove_link(&mut self, name: &str, errors: &mut HostErrors) {
         errors.note(self.netlink.delete_link(name).await);
     }
-}
-
-/// Whether a name is that of a pod's host end: the prefix and 12 hexadecimal digits.
-pub fn is_pod_link(name: &str) -> bool {
-    name.strip_prefix(link::POD_PREFIX)
-        .is_some_and(|rest| rest.len() == 12 && rest.bytes().all(|b| b.is_ascii_hexdigit()))
 }
 
 fn host_link(link: &Link) -> HostLink {
@@ -459,23 +468,4 @@ fn merge(mut saved: LinkFacts, now: LinkFacts) -> LinkFacts {
     }
     saved.link = now.link;
     saved
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_our_links_are_pod_links() {
-        assert!(is_pod_link("car0123456789ab"));
-        for other in [
-            "carrick-gw0",
-            "carrick-tun0",
-            "car0",
-            "cali0123456789ab",
-            "car0123456789ag",
-        ] {
-            assert!(!is_pod_link(other), "{other}");
-        }
-    }
 }

@@ -141,6 +141,7 @@ pub fn status(report: &Report, conditions: &mut Vec<Condition>, now: Timestamp) 
             .map(ToString::to_string)
             .collect(),
         transport_interface: report.transport_interface.clone(),
+        node_config: report.node_config.clone(),
         mtu: report.mtu.map(i32::from),
         counts: Some(AgentCounts {
             flows: count(report.flows),

@@ -1,7 +1,7 @@
 //! The agent: CNI, OpenFlow pipeline, routes and state of one node.
 //!
 //! ```text
-//! core      plan desired records ledgerfile before status         data in, data out
+//! core      plan desired records ledgerfile before status firewall  data in, data out
 //! drivers   host (netlink, nftables, sysctls)  switchdb (OVSDB)  flows (OpenFlow)  journal
 //! wiring    run programmer pass stream session controllers readiness info api cleanup
 //! cni ipam portmap                                                 the CNI server and addresses
@@ -25,7 +25,7 @@
 //! # Invariants
 //!
 //! - One writer: only the programmer writes to the switch and the host's stack, and only after
-//!   `carrick switch` said that this start is restored.
+//!   `carrick switch` said that this start is restored, and on a host without a switch of its own.
 //! - What is programmed was durable first: journal and ledger, then the switch, then the saved
 //!   commit, then the acknowledgement.
 //! - Ending leaves everything forwarding; only `agent cleanup` takes anything away.
@@ -37,6 +37,7 @@ pub mod cni;
 pub mod config;
 pub mod controllers;
 pub mod desired;
+pub mod firewall;
 pub mod flows;
 pub mod host;
 pub mod info;
@@ -45,6 +46,7 @@ pub mod journal;
 pub mod ledgerfile;
 pub mod metrics;
 pub mod node;
+pub mod otherswitch;
 pub mod pass;
 pub mod paths;
 pub mod peers;

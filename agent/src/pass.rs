@@ -17,6 +17,7 @@ use carrick_datapath::{
 };
 use carrick_openflow::State;
 use carrick_ovsdb::desired::Applied;
+use carrick_ovsdb::foreign::Foreign;
 use carrick_ovsdb::handover::StartId;
 use carrick_proto::Number;
 use tokio::time::Instant;
@@ -28,12 +29,14 @@ use crate::flows::FlowError;
 use crate::host::HostErrors;
 use crate::ipam::{Attachment, AttachmentKey, AttachmentState};
 use crate::journal::{JournalError, write_atomically};
-use crate::plan::{HostLinks, NodePlan, PlanError, is_open, plan, pod_of};
+use crate::plan::{HostLinks, NodePlan, PlanError, is_open, pod_of};
 use crate::programmer::Programmer;
 use crate::records::Committed;
 use crate::status::Fact;
 use crate::switchdb::SwitchDbError;
 use carrick_k8s::telemetry::chain;
+
+mod planning;
 
 /// How often the host's stack is compared when nothing changed: somebody may have changed it.
 const HOST_CHECK: Duration = Duration::from_secs(30);
@@ -41,6 +44,17 @@ const HOST_CHECK: Duration = Duration::from_secs(30);
 /// Why a pass did not come to its end.
 #[derive(Debug, thiserror::Error)]
 pub enum PassError {
+    /// The host has an Open vSwitch that is not ours.
+    #[error("node {node}: {found}")]
+    OtherSwitch {
+        /// This node.
+        node: String,
+        /// What it was found by.
+        found: Foreign,
+    },
+    /// Nobody can tell whether it has.
+    #[error("looking for another Open vSwitch on this host")]
+    Sockets(#[source] std::io::Error),
     /// It is not known what this node is.
     #[error(transparent)]
     NoPlan(#[from] PlanError),
@@ -80,9 +94,12 @@ impl PassError {
     /// One word for a condition.
     pub const fn reason(&self) -> &'static str {
         match self {
-            Self::NoPlan(PlanError::NoNode { .. }) => "WaitingForController",
+            Self::NoPlan(PlanError::NoNode { .. } | PlanError::NoLabels { .. }) => {
+                "WaitingForController"
+            }
             Self::NoPlan(_) => "NotUsable",
-            Self::Links(_) => "HostNotReadable",
+            Self::OtherSwitch { .. } => "OtherSwitch",
+            Self::Links(_) | Self::Sockets(_) => "HostNotReadable",
             Self::Transport { .. } => "TransportNotMoved",
             Self::Switch(SwitchDbError::Restoring | SwitchDbError::Anew) => "SwitchStarting",
             Self::Switch(_) => "SwitchAway",
@@ -148,6 +165,11 @@ impl Programmer {
         attach: &BTreeMap<AttachmentKey, Arc<Attachment>>,
         detach: &[Arc<Attachment>],
     ) -> Result<PassReport, PassError> {
+        // Before anything is changed.
+        if let Some(found) = self.other_switch.find().map_err(PassError::Sockets)? {
+            let node = self.node.name.clone();
+            return Err(PassError::OtherSwitch { node, found });
+        }
         let committed = self.node.committed();
         let links = self.host.links().await.map_err(PassError::Links)?;
         let wanted = self.update_attached(attach, detach, &links);
@@ -201,6 +223,11 @@ impl Programmer {
         }
         if host_due {
             self.host.sync_stack(&host, &plan, &mut errors).await;
+            let firewalls = self
+                .host
+                .sync_firewalls(self.node.config.host_firewall)
+                .await;
+            self.report_firewalls(firewalls);
             let clean = errors.0.is_empty();
             self.host_state.done = clean.then(|| (host, Instant::now()));
         }
@@ -251,58 +278,14 @@ impl Programmer {
             .collect()
     }
 
-    /// Plans anew. While a plan cannot be made, the last one stays in force for the switch; what
-    /// pods are built by is withdrawn.
-    fn plan(&mut self, committed: &Committed, links: &HostLinks) -> Result<NodePlan, PassError> {
-        match plan(&self.node.config, &self.node.name, committed, links) {
-            Ok(new) => {
-                self.report_plan(&new);
-                self.plan = Some(new.clone());
-                Ok(new)
-            }
-            Err(error) => {
-                self.node
-                    .settings
-                    .send_if_modified(|settings| settings.take().is_some());
-                let fact = Fact::fails("NotUsable", error.to_string());
-                if !matches!(error, PlanError::NoNode { .. }) {
-                    self.node.board.set(condition::POD_CIDRS_USABLE, fact);
-                }
-                self.plan.clone().ok_or(PassError::NoPlan(error))
-            }
+    fn report_firewalls(&self, fact: Fact) {
+        let board = &self.node.board;
+        let known = board.report();
+        if known.conditions.get(condition::HOST_FIREWALL_OPEN) != Some(&fact) {
+            let (status, message) = (fact.status.as_str(), &fact.message);
+            info!(status, message, "firewalls of the host");
         }
-    }
-
-    fn report_plan(&self, plan: &NodePlan) {
-        let fact = if plan.refused.is_empty() {
-            Fact::holds("NoOverlap", "no pod CIDR overlaps another range")
-        } else {
-            let list: Vec<String> = plan.refused.iter().map(ToString::to_string).collect();
-            Fact::fails("Overlap", list.join("; "))
-        };
-        if self
-            .plan
-            .as_ref()
-            .is_none_or(|old| old.refused != plan.refused)
-        {
-            for refused in &plan.refused {
-                warn!(%refused, "a range is not routed");
-            }
-        }
-        self.node.board.set(condition::POD_CIDRS_USABLE, fact);
-        self.node.board.update(|board| {
-            board.datapath = Some(plan.datapath);
-            board.pod_cidrs.clone_from(&plan.pod_cidrs);
-            board.tunnel_endpoints = plan.transport.endpoints.iter().collect();
-            board.gateway_addresses = plan.gateway.addresses.iter().collect();
-            board.transport_interface.clone_from(&plan.transport.link);
-            board.mtu = Some(plan.mtu);
-            board.peers = plan
-                .peers
-                .values()
-                .filter(|peer| !peer.pod_cidrs.is_empty())
-                .count();
-        });
+        board.set(condition::HOST_FIREWALL_OPEN, fact);
     }
 
     fn host_desired(

@@ -21,6 +21,7 @@ use crate::host::Host;
 use crate::ipam::{Attachment, AttachmentKey, AttachmentState};
 use crate::ledgerfile::LedgerFile;
 use crate::node::{Node, Realized};
+use crate::otherswitch::OtherSwitch;
 use crate::pass::{PassError, PassReport};
 use crate::plan::NodePlan;
 use crate::status::Fact;
@@ -73,6 +74,7 @@ pub struct Programmer {
     pub(crate) host: Host,
     pub(crate) switch: SwitchDriver,
     pub(crate) flows: FlowDriver,
+    pub(crate) other_switch: OtherSwitch,
     pub(crate) ledger: carrick_datapath::IdLedger,
     pub(crate) ledger_file: LedgerFile,
     /// Attachments whose port is wanted: `Ready` ones and those whose ADD has made its link.
@@ -110,6 +112,7 @@ impl Programmer {
                 node.paths
                     .management(carrick_api::names::link::INTEGRATION_BRIDGE),
             ),
+            other_switch: OtherSwitch::new(&node.paths),
             node,
             host,
             ledger,

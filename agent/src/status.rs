@@ -93,6 +93,8 @@ pub struct Report {
     pub gateway_addresses: Vec<IpAddr>,
     /// Interface that carries tunnels.
     pub transport_interface: String,
+    /// The entry of `nodeConfigs` that is for this node.
+    pub node_config: String,
     /// MTU of pods.
     pub mtu: Option<u16>,
     /// Flows in the switch.

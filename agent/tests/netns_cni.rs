@@ -497,6 +497,32 @@ async fn two_hundred_pods_come_and_go_and_leave_nothing() {
     assert_eq!(usage.free, 4093 + (1_u128 << 64) - 2);
 }
 
+/// All of a node's pods come and go at once: every command is answered.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hundred_pods_at_once_are_all_answered() {
+    let node = Arc::new(Node::with(&["10.93.0.0/20", "fd93::/64"], DatapathKind::Userspace).await);
+    let mut workers = tokio::task::JoinSet::new();
+    for worker in 0..100 {
+        let node = Arc::clone(&node);
+        let pod = Scratch::new();
+        workers.spawn(async move {
+            for round in 0..6 {
+                let container = format!("w{worker}r{round}");
+                let limit = Duration::from_mins(1);
+                let result = tokio::time::timeout(limit, node.ask(&add(&container, &pod))).await;
+                let result = result.expect("ADD was not answered");
+                assert_eq!(code(&result), 0, "{result:?}");
+                let result = tokio::time::timeout(limit, node.ask(&del(&container))).await;
+                assert_eq!(code(&result.expect("DEL was not answered")), 0);
+            }
+        });
+    }
+    while let Some(done) = workers.join_next().await {
+        done.unwrap();
+    }
+    node.nothing_left();
+}
+
 async fn call(path: &Path, bytes: &[u8]) -> std::io::Result<Vec<u8>> {
     let mut stream = tokio::net::UnixStream::connect(path).await?;
     stream

@@ -176,6 +176,76 @@ async fn nothing_is_written_to_a_switch_that_is_not_restored() {
     assert_eq!(mode.trim(), "secure");
 }
 
+/// ovsdb-server as a distribution starts it, in the node's namespace, with a run directory of its own.
+fn start_theirs(node: &LabNode, directory: &std::path::Path) -> std::process::Child {
+    let run = directory.join("openvswitch");
+    let (run, remote) = (run.display(), run.join("db.sock"));
+    let line = format!(
+        "mkdir -p {run} && ovsdb-tool create {run}/conf.db /usr/share/openvswitch/vswitch.ovsschema"
+    );
+    if !remote.parent().unwrap().join("conf.db").exists() {
+        must(node.netns(), &line);
+    }
+    let child = std::process::Command::new("ip")
+        .args(["netns", "exec", node.netns(), "ovsdb-server"])
+        .arg(format!("{run}/conf.db"))
+        .arg(format!("--remote=punix:{}", remote.display()))
+        .arg(format!("--unixctl={run}/theirs.ctl"))
+        .arg(format!("--pidfile={run}/theirs.pid"))
+        .spawn()
+        .unwrap();
+    wait("their database to answer", || {
+        std::os::unix::net::UnixStream::connect(&remote).is_ok()
+    });
+    child
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_with_a_switch_of_its_own_is_named_and_left_alone() {
+    let mut a = LabNode::new(1);
+    let b = LabNode::new(2);
+    wire(&a, &b);
+    let before = fingerprint(a.netns());
+    let controller = Controller::serve(&[&a]).await;
+    controller.send("node1", vec![node_record(1, &A)], vec![]);
+    let theirs = tempfile::tempdir().unwrap();
+    let mut child = start_theirs(&a, theirs.path());
+    a.start_agent();
+    let is_refused = |a: &LabNode| {
+        let fact = a.report()["conditions"]["DatapathReady"].clone();
+        fact["reason"] == "OtherSwitch"
+    };
+    wait("the other switch to be named", || is_refused(&a));
+    let (status, message) = a.condition("DatapathReady");
+    assert_eq!(status, "False");
+    for part in [
+        "node node1",
+        "openvswitch/db.sock",
+        "systemctl disable --now",
+    ] {
+        assert!(message.contains(part), "{message}");
+    }
+    assert_eq!(fingerprint(a.netns()), before, "nothing was touched");
+    assert_eq!(a.ovs.vsctl(&["list-br"]).unwrap(), "");
+    assert!(!a.paths.cni_conf.join("10-carrick.conflist").exists());
+    // Once it is gone the node comes up by itself; ours is never taken for it, a restart included.
+    child.kill().unwrap();
+    child.wait().unwrap();
+    a.wait_ready();
+    a.restart_switch();
+    a.wait_ready();
+    assert!(!is_refused(&a));
+    // One that is started later is named as well, and what was programmed stays.
+    let flows = a.flows();
+    let mut child = start_theirs(&a, theirs.path());
+    wait("the other switch to be named again", || is_refused(&a));
+    assert_eq!(a.flows(), flows);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    a.wait_ready();
+    drop(b);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_switch_started_again_is_not_written_to_until_it_is_restored() {
     let (mut a, mut b, controller) = two_nodes().await;
@@ -370,6 +440,13 @@ async fn cleanup_leaves_the_node_as_it_was() {
     let (mut a, mut b) = (LabNode::new(1), LabNode::new(2));
     wire(&a, &b);
     std::fs::write(a.paths.cni_conf.join("05-other.conflist"), "{}").unwrap();
+    // A firewall of somebody else, which the agent opens for pods.
+    must(
+        a.netns(),
+        "nft add table inet theirs && nft 'add chain inet theirs forwarded { type filter hook forward priority 5; \
+         policy drop; }' && nft add rule inet theirs forwarded ct state established accept",
+    );
+    a.configure("hostFirewall", "InsertRule".into());
     let before = fingerprint(a.netns());
     let controller = Controller::serve(&[&a, &b]).await;
     controller.send(
@@ -383,6 +460,11 @@ async fn cleanup_leaves_the_node_as_it_was() {
     a.add_pod(&one);
     assert!(a.paths.cni_conf.join("10-carrick.conflist").exists());
     assert_ne!(fingerprint(a.netns()), before);
+    let (status, message) = a.condition("HostFirewallOpen");
+    assert_eq!(status, "True", "{message}");
+    assert!(message.contains("inet theirs forwarded"), "{message}");
+    let theirs = must(a.netns(), "nft list table inet theirs");
+    assert_eq!(theirs.matches("comment \"carrick\"").count(), 2, "{theirs}");
     a.cleanup();
     // Open vSwitch makes this one for itself with the first userspace bridge, and keeps it.
     let after = fingerprint(a.netns()).replace("ovs-netdev\n", "");

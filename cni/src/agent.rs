@@ -12,8 +12,6 @@ use crate::Outcome;
 
 /// The longest answer.
 const MAX_ANSWER: u32 = 4 << 20;
-/// How long the agent may take: it has limits of its own that add up to less.
-const ANSWER_LIMIT: Duration = Duration::from_secs(110);
 /// How long it may take to read the request.
 const SEND_LIMIT: Duration = Duration::from_secs(10);
 
@@ -23,6 +21,8 @@ pub(crate) struct Call {
     pub(crate) socket: PathBuf,
     /// How long to try to connect.
     pub(crate) patience: Duration,
+    /// How long the agent may take.
+    pub(crate) answer_limit: Duration,
 }
 
 impl Call {
@@ -30,7 +30,7 @@ impl Call {
     pub(crate) fn send(&self) -> io::Result<Outcome> {
         let mut stream = self.connect()?;
         stream.set_write_timeout(Some(SEND_LIMIT))?;
-        stream.set_read_timeout(Some(ANSWER_LIMIT))?;
+        stream.set_read_timeout(Some(self.answer_limit))?;
         let request = serde_json::to_vec(&self.frame)?;
         let length = u32::try_from(request.len()).map_err(io::Error::other)?;
         stream.write_all(&length.to_be_bytes())?;

@@ -15,6 +15,9 @@ use crate::agent::Call;
 const DIRECTORY: &str = "cni-deferred";
 /// More are not written down: then the runtime tries again.
 const MAX_FILES: usize = 4096;
+/// How long the agent may take when it is asked once more: the runtime's patience is nearly over, and
+/// what is written down is not lost.
+const AGAIN: Duration = Duration::from_secs(10);
 
 /// What became of a DEL nobody answered.
 pub(crate) enum Recorded {
@@ -58,6 +61,7 @@ pub(crate) fn record(call: &Call) -> io::Result<Recorded> {
         frame: call.frame.clone(),
         socket: call.socket.clone(),
         patience: Duration::ZERO,
+        answer_limit: AGAIN,
     };
     match again.send() {
         Ok(outcome) => {

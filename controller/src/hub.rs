@@ -14,11 +14,11 @@ use carrick_proto::{
 };
 use ipnet::IpNet;
 use parking_lot::RwLock;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 use crate::index::{Change, Index};
 use crate::log::{Concerned, Lacking, Lagging, Log, Position, Resumption};
-use crate::objects::Event;
+use crate::objects::{Event, NodeObject};
 use crate::quarantine::{FreedBy, Quarantine};
 
 /// Shared by watches, streams and reports.
@@ -27,8 +27,8 @@ pub struct Hub {
     state: RwLock<State>,
     /// Routes changed: every agent is to be woken, soon and together.
     pub(crate) routes: Notify,
-    /// The set of nodes whose startup taint may go has changed.
-    pub(crate) untaint: Notify,
+    /// Nodes, or what their agents say, have changed: something may have to be written to them.
+    pub(crate) nodes: watch::Sender<()>,
     /// What `ControllerInfo` says may have changed.
     pub(crate) told: Notify,
 }
@@ -193,7 +193,7 @@ impl Hub {
                 ..State::default()
             }),
             routes: Notify::new(),
-            untaint: Notify::new(),
+            nodes: watch::Sender::new(()),
             told: Notify::new(),
         }
     }
@@ -241,7 +241,7 @@ impl Hub {
         drop(state);
         self.wake_all(&concerned);
         if nodes_changed {
-            self.untaint.notify_one();
+            self.nodes.send_replace(());
         }
         self.told.notify_one();
     }
@@ -311,7 +311,7 @@ impl Hub {
         }
         drop(state);
         self.wake_all(&concerned);
-        self.untaint.notify_one();
+        self.nodes.send_replace(());
         self.told.notify_one();
         // Comparing takes long for a large cluster: under a lock that other streams share.
         let state = self.state.read();
@@ -396,7 +396,7 @@ impl Hub {
         let concerned = state.publish(changes);
         drop(state);
         self.wake_all(&concerned);
-        self.untaint.notify_one();
+        self.nodes.send_replace(());
         Ok(())
     }
 
@@ -414,15 +414,13 @@ impl Hub {
         self.told.notify_one();
     }
 
-    /// Nodes whose agent is ready and that still have the startup taint.
-    pub fn to_untaint(&self) -> Vec<NodeName> {
+    /// Nodes whose agent is ready and of which `wanted` holds.
+    pub fn ready_nodes(&self, wanted: fn(&NodeObject) -> bool) -> Vec<NodeName> {
         let state = self.state.read();
         let mut nodes: Vec<NodeName> = state
             .agents
             .iter()
-            .filter(|(name, agent)| {
-                agent.ready && state.index.node(name).is_some_and(|node| node.tainted)
-            })
+            .filter(|(name, agent)| agent.ready && state.index.node(name).is_some_and(wanted))
             .map(|(name, _)| name.clone())
             .collect();
         nodes.sort();

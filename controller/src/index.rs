@@ -268,6 +268,7 @@ impl Index {
                 pod_cidrs: node.pod_cidrs.clone(),
                 addresses: node.addresses.clone(),
                 problem: self.problem(node),
+                labels: node.labels.clone(),
             })))
         });
         changes.push(Change {

@@ -17,6 +17,8 @@ fn node(text: &str, created: i64, cidrs: &[&str], address: &str) -> NodeObject {
         bad_cidr: None,
         addresses: vec![address.parse().unwrap()],
         tainted: false,
+        unavailable: false,
+        labels: std::collections::BTreeMap::new(),
     }
 }
 

@@ -11,7 +11,7 @@
 //!           cluster    TokenReviews, looks at what is doubtful;  auth remembers verdicts
 //!           service, session               one task per stream, ends with it
 //!           tls        accepts connections (1 task) and reloads the certificate (1 task)
-//!           taint, info                    write to the API     (1 task each)
+//!           taint, available, info         write to the API     (1 task each)
 //!           nodeipam                       claims and gives CIDRs while this replica leads (1 task)
 //! wiring    reign      the election, as streams see it          (1 task)
 //!           run        starts and ends all of the above
@@ -29,6 +29,7 @@
 //!   what agents say when they connect.
 //!
 //! RBAC it needs: nodes get/list/watch (and patch, for the startup taint or in ipam.mode NodeIPAM),
+//! nodes/status patch (but in traffic.mode NoEncap),
 //! pods get/list/watch, agentinfos get/list/watch, controllerinfos get/list/create/patch/delete and
 //! controllerinfos/status patch, tokenreviews create, events create/patch; in its own namespace
 //! leases get/create/update (carrick-node-ipam in ipam.mode NodeIPAM only).
@@ -36,6 +37,7 @@
 mod api;
 mod args;
 mod auth;
+mod available;
 mod cluster;
 mod hub;
 mod index;

@@ -42,6 +42,7 @@ fn node(text: &str) -> Change {
         pod_cidrs: vec![],
         addresses: vec![],
         problem: None,
+        labels: std::collections::BTreeMap::new(),
     }));
     Change {
         scope: Scope::Own(name(text)),

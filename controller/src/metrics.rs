@@ -45,6 +45,8 @@ pub struct Metrics {
     pub events: Counter,
     /// Startup taints removed.
     pub untainted: Counter,
+    /// `NetworkUnavailable` conditions set to False.
+    pub made_available: Counter,
     /// Nodes that got pod CIDRs.
     pub node_cidrs_allocated: Counter,
     without_cidrs: Gauge,
@@ -90,6 +92,11 @@ impl Metrics {
             "startup_taints_removed",
             "Startup taints removed from nodes",
             self.untainted.clone(),
+        );
+        r.register(
+            "nodes_made_available",
+            "Conditions NetworkUnavailable of nodes that were set to False",
+            self.made_available.clone(),
         );
         r.register(
             "node_cidrs_allocated",

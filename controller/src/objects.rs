@@ -1,5 +1,6 @@
 //! What the controller takes from Kubernetes objects: plain facts, a fraction of an object's size.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use carrick_proto::{NodeName, PodUid};
@@ -22,6 +23,10 @@ pub struct NodeObject {
     pub addresses: Vec<IpAddr>,
     /// The startup taint is on it.
     pub tainted: bool,
+    /// Its condition NetworkUnavailable is True: a cloud's route controller has made no route for it.
+    pub unavailable: bool,
+    /// Its labels, where the configuration differs by them; else none.
+    pub labels: BTreeMap<String, String>,
 }
 
 /// Whether a pod gets a record.

@@ -36,7 +36,8 @@ use crate::objects::Event;
 use crate::reign::{self, Reign};
 use crate::service::Service;
 use crate::tls::Serving;
-use crate::{taint, watch as watches};
+use crate::watch::{Labels, NodeInterest};
+use crate::{available, taint, watch as watches};
 
 /// Changes read from watches and not taken in yet. A full channel holds the watches back, which
 /// the API server bears for a while and then begins them anew.
@@ -166,6 +167,15 @@ pub async fn run_until(
                 reign.clone(),
                 client.clone(),
                 key,
+                metrics.clone(),
+                stop.child_token(),
+            ));
+        }
+        if config.traffic.mode.carries_pods() {
+            tasks.spawn(available::run(
+                Arc::clone(&hub),
+                reign.clone(),
+                client.clone(),
                 metrics,
                 stop.child_token(),
             ));
@@ -288,11 +298,18 @@ async fn start_watches(
     let (out, observations) = mpsc::channel(OBSERVATIONS);
     let listing = watches::probe_listing(client).await;
     info!(?listing, "watching nodes, pods and agentinfos");
-    let taint = config.startup_taint.clone();
+    let interest = NodeInterest {
+        taint: config.startup_taint.clone(),
+        labels: if config.node_configs.is_empty() {
+            Labels::Dropped
+        } else {
+            Labels::Kept
+        },
+    };
     tasks.spawn(watches::nodes(
         client.clone(),
         listing,
-        taint,
+        interest,
         out.clone(),
         stop.child_token(),
     ));
@@ -401,7 +418,7 @@ async fn own_address(client: &Client, node: &str, stop: &CancellationToken) -> O
     loop {
         match timely("our Node", Duration::from_secs(10), nodes.get(node)).await {
             Ok(found) => {
-                let facts = watches::node_object(&found, None);
+                let facts = watches::node_object(&found, &NodeInterest::default());
                 if let Some(address) = facts.and_then(|facts| facts.addresses.first().copied()) {
                     return Some(address);
                 }

@@ -103,10 +103,12 @@ pub async fn run(
     metrics: Metrics,
     stop: CancellationToken,
 ) {
+    let mut changed = hub.nodes.subscribe();
     loop {
+        changed.mark_unchanged();
         let mut failed = false;
         if reign.term().is_some() {
-            for node in hub.to_untaint() {
+            for node in hub.ready_nodes(|node| node.tainted) {
                 if stop.is_cancelled() || reign.term().is_none() {
                     break;
                 }
@@ -127,7 +129,7 @@ pub async fn run(
         }
         tokio::select! {
             () = stop.cancelled() => return,
-            () = hub.untaint.notified() => {}
+            changed = changed.changed() => if changed.is_err() { return },
             () = tokio::time::sleep(RETRY), if failed => {}
         }
     }

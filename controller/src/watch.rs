@@ -4,6 +4,7 @@
 //! when the server says so. Every listing is consistent (no resourceVersion), so a listing never
 //! goes back in time. Objects are dropped as soon as their facts are taken.
 
+use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::time::Duration;
 
@@ -21,6 +22,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
+use crate::available;
 use crate::objects::{Event, NodeObject, PodNetwork, PodObject};
 
 /// Pods that are done are not watched: their going looks like a deletion.
@@ -73,15 +75,34 @@ pub fn config(listing: Listing) -> watcher::Config {
     }
 }
 
-/// Watches Nodes; `taint` is the key of the startup taint.
+/// What of a Node depends on the configuration.
+#[derive(Debug, Clone, Default)]
+pub struct NodeInterest {
+    /// Key of the startup taint.
+    pub taint: Option<String>,
+    /// What is done with its labels.
+    pub labels: Labels,
+}
+
+/// What is done with labels.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Labels {
+    /// Nothing differs by them: they are left out, and their changes are no changes.
+    #[default]
+    Dropped,
+    /// They are kept.
+    Kept,
+}
+
+/// Watches Nodes.
 pub async fn nodes(
     client: Client,
     listing: Listing,
-    taint: Option<String>,
+    interest: NodeInterest,
     out: mpsc::Sender<Event>,
     stop: CancellationToken,
 ) {
-    let extract = |node: &Node| node_object(node, taint.as_deref());
+    let extract = |node: &Node| node_object(node, &interest);
     let pass = Pass {
         extract,
         is: Event::Node,
@@ -214,7 +235,7 @@ fn created(meta: &ObjectMeta) -> i64 {
 
 /// The facts of a Node.
 #[must_use]
-pub fn node_object(node: &Node, taint: Option<&str>) -> Option<NodeObject> {
+pub fn node_object(node: &Node, interest: &NodeInterest) -> Option<NodeObject> {
     let name = name_of(&node.metadata)?;
     let spec = node.spec.clone().unwrap_or_default();
     let texts = spec
@@ -236,8 +257,14 @@ pub fn node_object(node: &Node, taint: Option<&str>) -> Option<NodeObject> {
         .filter_map(|address| parse_address("addresses", &address.address).ok())
         .take(limits::ADDRESSES)
         .collect();
+    let taint = interest.taint.as_deref();
     let tainted =
         taint.is_some_and(|key| spec.taints.iter().flatten().any(|taint| taint.key == key));
+    let unavailable = node
+        .status
+        .iter()
+        .flat_map(|status| status.conditions.iter().flatten())
+        .any(|condition| condition.type_ == available::CONDITION && condition.status == "True");
     Some(NodeObject {
         name,
         uid: node.metadata.uid.clone().unwrap_or_default(),
@@ -246,7 +273,16 @@ pub fn node_object(node: &Node, taint: Option<&str>) -> Option<NodeObject> {
         bad_cidr,
         addresses,
         tainted,
+        unavailable,
+        labels: match interest.labels {
+            Labels::Dropped => BTreeMap::new(),
+            Labels::Kept => node.metadata.labels.iter().flatten().map(owned).collect(),
+        },
     })
+}
+
+fn owned((key, value): (&String, &String)) -> (String, String) {
+    (key.clone(), value.clone())
 }
 
 /// The facts of a Pod that is bound to a node.
@@ -301,6 +337,13 @@ fn info_endpoints(info: &AgentInfo) -> Option<(NodeName, Vec<std::net::IpAddr>)>
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn by(taint: &str) -> NodeInterest {
+        NodeInterest {
+            taint: Some(taint.to_owned()),
+            ..NodeInterest::default()
+        }
+    }
     use serde_json::json;
 
     fn pod(spec: &serde_json::Value, meta: &serde_json::Value, phase: &str) -> Option<PodObject> {
@@ -354,7 +397,7 @@ mod tests {
     #[test]
     fn a_node_gives_its_cidrs_addresses_and_taint() {
         let node: Node = serde_json::from_value(json!({
-            "metadata": {"name": "a", "uid": "u", "creationTimestamp": "2026-01-01T00:00:00Z"},
+            "metadata": {"name": "a", "uid": "u", "labels": {"pool": "gpu"}, "creationTimestamp": "2026-01-01T00:00:00Z"},
             "spec": {
                 "podCIDR": "10.0.0.0/24", "podCIDRs": ["10.0.0.0/24", "fd00::1/64"],
                 "taints": [{"key": "carrick.dev/agent-not-ready", "effect": "NoSchedule"}],
@@ -366,12 +409,22 @@ mod tests {
             ]},
         }))
         .unwrap();
-        let facts = node_object(&node, Some("carrick.dev/agent-not-ready")).unwrap();
+        let facts = node_object(&node, &by("carrick.dev/agent-not-ready")).unwrap();
         assert_eq!(facts.pod_cidrs.len(), 1);
         assert_eq!(facts.bad_cidr.as_deref(), Some("fd00::1/64"));
         assert_eq!(facts.addresses.len(), 1);
         assert!(facts.tainted);
-        assert!(!node_object(&node, Some("other")).unwrap().tainted);
-        assert!(!node_object(&node, None).unwrap().tainted);
+        assert!(!node_object(&node, &by("other")).unwrap().tainted);
+        assert!(
+            !node_object(&node, &NodeInterest::default())
+                .unwrap()
+                .tainted
+        );
+        assert!(facts.labels.is_empty());
+        let interest = NodeInterest {
+            labels: Labels::Kept,
+            ..NodeInterest::default()
+        };
+        assert_eq!(node_object(&node, &interest).unwrap().labels["pool"], "gpu");
     }
 }

@@ -300,3 +300,81 @@ async fn a_rotated_certificate_is_served_without_a_restart() {
     agent.until_it_holds(&["node", "route/node-b", &web]).await;
     controller.end().await;
 }
+
+/// Sets a node's condition as a cloud's route controller does.
+fn no_route(cluster: &Cluster, node: &str) {
+    let status = r#"{"status":{"conditions":[
+        {"type":"NetworkUnavailable","status":"True","reason":"NoRouteCreated","message":"none"},
+        {"type":"MemoryPressure","status":"False","reason":"Enough","message":"some"}]}}"#;
+    let patch = [
+        "patch",
+        "node",
+        node,
+        "--subresource=status",
+        "--type=strategic",
+        "-p",
+        status,
+    ];
+    cluster.server.kubectl(&patch).unwrap();
+}
+
+/// Status and reason of a node's `NetworkUnavailable`, and how many conditions it has.
+fn availability(cluster: &Cluster, node: &str) -> String {
+    let path = "jsonpath={.status.conditions[?(@.type=='NetworkUnavailable')]['status','reason']} \
+                {.status.conditions[*].type}";
+    cluster.get(&["node", node, "-o", path])
+}
+
+const UNAVAILABLE: &str = "True NoRouteCreated NetworkUnavailable MemoryPressure";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_whose_agent_is_ready_has_a_network_whatever_a_cloud_says() {
+    let cluster = Cluster::start();
+    for node in ["node-a", "node-b"] {
+        no_route(&cluster, node);
+        assert_eq!(availability(&cluster, node), UNAVAILABLE);
+    }
+    let controller = cluster.controller("controller-0").await;
+    let mut agent = Agent::new(&cluster, "node-a");
+    let all = [controller.address];
+    agent.served(&all, &["node", "route/node-b"]).await;
+    let available = "False CarrickIsUp NetworkUnavailable MemoryPressure";
+    eventually("the node is available", || {
+        availability(&cluster, "node-a") == available
+    })
+    .await;
+    assert_eq!(
+        availability(&cluster, "node-b"),
+        UNAVAILABLE,
+        "its agent is not ready"
+    );
+    // Set again, it is answered again, later.
+    no_route(&cluster, "node-a");
+    eventually("the node is available again", || {
+        availability(&cluster, "node-a") == available
+    })
+    .await;
+    controller.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_a_clouds_routes_carry_pods_its_condition_is_left_alone() {
+    let cluster = Cluster::start();
+    no_route(&cluster, "node-a");
+    let mut config = lab::effective();
+    config.traffic.mode = carrick_api::effective::TrafficMode::NoEncap;
+    let controller = cluster.controller_by("controller-0", config).await;
+    let mut agent = Agent::new(&cluster, "node-a");
+    let all = [controller.address];
+    agent.served(&all, &["node", "route/node-b"]).await;
+    // What is written to ready nodes was written.
+    let taints = || cluster.get(&["node", "node-a", "-o", "jsonpath={.spec.taints[*].key}"]);
+    eventually("the startup taint is gone", || !taints().contains(TAINT)).await;
+    assert_eq!(availability(&cluster, "node-a"), UNAVAILABLE);
+    let metrics = controller.asked("/metrics").await;
+    assert!(
+        metrics.contains("carrick_controller_nodes_made_available_total 0"),
+        "{metrics}"
+    );
+    controller.end().await;
+}

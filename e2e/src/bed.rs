@@ -159,13 +159,23 @@ impl Bed {
                 "-o",
                 "jsonpath={.status.conditions}",
             ],
+            // Their files go with the pods, and later tests remove those.
+            &[
+                "logs",
+                "-n",
+                NAMESPACE,
+                "-l",
+                "app.kubernetes.io/component=agent",
+                "--prefix",
+                "--tail=40",
+            ],
         ] {
             let said = self.kubectl_any(arguments).map_or_else(
                 |error| format!("{error:#}"),
                 |output| String::from_utf8_lossy(&output.stdout).into_owned(),
             );
             let lines: Vec<&str> = said.lines().collect();
-            let from = lines.len().saturating_sub(40);
+            let from = lines.len().saturating_sub(120);
             text.push_str(&lines[from..].join("\n"));
             text.push('\n');
         }

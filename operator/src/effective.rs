@@ -8,12 +8,14 @@
 use std::collections::BTreeMap;
 
 use carrick_api::effective::{
-    Cni, DatapathType, EffectiveConfig, Endpoint, SnatMode, Traffic, TrafficMode, TunnelProtocol,
+    Cni, DatapathType, EffectiveConfig, Endpoint, HostFirewall, SnatMode, Traffic, TrafficMode,
+    TunnelProtocol,
 };
 use carrick_api::networking::{
     self, IpamMode, LogLevel, Management, NetworkingSpec, Placement, Provider, PullPolicy,
     Resources, Switch,
 };
+use carrick_api::nodeconfig::{NodeConfig, first_match};
 use ipnet::IpNet;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use serde::{Deserialize, Serialize};
@@ -46,6 +48,12 @@ pub struct Effective {
     pub node_ipam: Option<NodeIpam>,
     /// Which datapath.
     pub datapath: DatapathType,
+    /// What is done about foreign firewalls.
+    #[serde(default)]
+    pub host_firewall: HostFirewall,
+    /// What differs on some nodes.
+    #[serde(default)]
+    pub node_configs: Vec<NodeConfig>,
     /// CNI files on hosts.
     pub cni: Cni,
     /// The controller's Deployment.
@@ -198,6 +206,8 @@ pub fn resolve(
             .as_ref()
             .and_then(|d| d.type_)
             .unwrap_or(DatapathType::Auto),
+        host_firewall: spec.host_firewall.unwrap_or_default(),
+        node_configs: spec.node_configs.clone().unwrap_or_default(),
         cni: Cni {
             bin_dir: text(cni.bin_dir.as_ref(), profile.cni_bin_dir),
             conf_dir: text(cni.conf_dir.as_ref(), profile.cni_conf_dir),
@@ -284,6 +294,7 @@ impl Effective {
             api_server: self.api_server.clone(),
             traffic: self.traffic.clone(),
             datapath: self.datapath,
+            host_firewall: self.host_firewall,
             cni: self.cni.clone(),
             startup_taint: (self.taint == Switch::Enabled).then(|| self.taint_key.clone()),
             service_cidrs: facts.service_cidrs.clone(),
@@ -296,8 +307,26 @@ impl Effective {
                     node_mask_size_ipv4: ipam.node_mask_size_ipv4,
                     node_mask_size_ipv6: ipam.node_mask_size_ipv6,
                 }),
+            node_configs: self.node_configs.clone(),
             log_level: self.log_level.as_str().to_owned(),
         }
+    }
+
+    /// The datapath of a node with these labels.
+    pub fn datapath_on(&self, labels: &BTreeMap<String, String>) -> DatapathType {
+        first_match(&self.node_configs, labels)
+            .and_then(NodeConfig::datapath_type)
+            .unwrap_or(self.datapath)
+    }
+
+    /// Whether some node may use the userspace datapath.
+    pub fn has_userspace(&self) -> bool {
+        let own = self
+            .node_configs
+            .iter()
+            .filter_map(NodeConfig::datapath_type);
+        own.chain([self.datapath])
+            .any(|datapath| datapath == DatapathType::Userspace)
     }
 
     /// As it is shown in `status.effective`: the spec a person could have written.
@@ -349,6 +378,8 @@ impl Effective {
             datapath: Some(networking::Datapath {
                 type_: Some(self.datapath),
             }),
+            host_firewall: Some(self.host_firewall),
+            node_configs: Some(self.node_configs.clone()),
             cni: Some(networking::Cni {
                 bin_dir: Some(self.cni.bin_dir.clone()),
                 conf_dir: Some(self.cni.conf_dir.clone()),

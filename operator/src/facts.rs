@@ -75,6 +75,8 @@ pub struct NodeFact {
     pub addresses: Vec<IpAddr>,
     /// Keys of `spec.taints`.
     pub taints: Vec<String>,
+    /// Why the node's condition `NetworkUnavailable` is True; empty when it is not.
+    pub network_unavailable: String,
     /// The node's lease expired: nothing on it can be seen or changed now.
     pub reach: Reach,
 }

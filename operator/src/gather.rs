@@ -55,12 +55,27 @@ pub fn node(node: &Node) -> NodeFact {
             .into_iter()
             .map(|taint| taint.key)
             .collect(),
+        network_unavailable: network_unavailable(node),
         reach: if unknown {
             Reach::Unreachable
         } else {
             Reach::Reachable
         },
     }
+}
+
+/// What a cloud's route controller says of a node that it has made no route for.
+fn network_unavailable(node: &Node) -> String {
+    let conditions = node.status.iter();
+    conditions
+        .flat_map(|status| status.conditions.iter().flatten())
+        .find(|condition| condition.type_ == "NetworkUnavailable" && condition.status == "True")
+        .map(|condition| match (&condition.reason, &condition.message) {
+            (Some(reason), Some(message)) => format!("{reason}: {message}"),
+            (Some(text), None) | (None, Some(text)) => text.clone(),
+            (None, None) => "no reason given".to_owned(),
+        })
+        .unwrap_or_default()
 }
 
 /// What agents report, summed up.

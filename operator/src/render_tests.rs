@@ -60,6 +60,9 @@ images:
   digests: {carrick-ovs: "sha256:0000000000000000000000000000000000000000000000000000000000000000"}
 traffic: {mtu: 1400, transport: {interface: eth1}, snat: {mode: Disabled}}
 datapath: {type: Userspace}
+hostFirewall: InsertRule
+nodeConfigs:
+- {name: gpu, nodeSelector: {matchLabels: {pool: gpu}}, traffic: {transport: {interface: ens5}}}
 cni: {binDir: /home/kubernetes/bin, confDir: /etc/cni/x, confFile: 01-a.conflist, exclusive: false}
 controller:
   replicas: 1

@@ -9,6 +9,7 @@ use carrick_api::effective::{DatapathType, TunnelProtocol};
 use crate::effective::Effective;
 use crate::facts::{AgentsSeen, Facts};
 use crate::nodeipam;
+use crate::validate::in_scope;
 use crate::verdict::{Doubt, Refusal};
 
 const AGAIN: &str = "put the old value back; or delete the Networking (pods lose their network) and create it again";
@@ -80,6 +81,17 @@ pub fn refusals(last: &Effective, next: &Effective, facts: &Facts) -> Vec<Refusa
             format!("{:?}", last.datapath),
             format!("{:?}", next.datapath),
             "the bridges and every pod's port would be made again",
+        );
+    } else if let Some(node) = facts.nodes.iter().find(|node| {
+        in_scope(next, node)
+            && is_userspace(last.datapath_on(&node.labels))
+                != is_userspace(next.datapath_on(&node.labels))
+    }) {
+        changed(
+            "spec.nodeConfigs",
+            format!("{:?} on node {}", last.datapath_on(&node.labels), node.name),
+            format!("{:?}", next.datapath_on(&node.labels)),
+            "the node's bridges and every pod's port would be made again",
         );
     }
     if let Some(running) = running_mtu(last, agents)
@@ -201,6 +213,19 @@ mod tests {
             &["spec.cni.confDir"],
         );
         check(|next| next.cni.exclusive = false, &[]);
+        let own = |labels: &str| {
+            let json = format!(
+                r#"[{{"name": "a", "nodeSelector": {{"matchLabels": {{{labels}}}}},
+                     "datapath": {{"type": "Userspace"}}}}]"#
+            );
+            serde_json::from_str(&json).unwrap()
+        };
+        // No node has it yet.
+        check(|next| next.node_configs = own(r#""pool": "gpu""#), &[]);
+        check(
+            |next| next.node_configs = own(r#""kubernetes.io/os": "linux""#),
+            &["spec.nodeConfigs"],
+        );
         check(|next| next.controller.replicas = 3, &[]);
         check(|next| next.taint_key = "a/b".into(), &[]);
     }

@@ -52,6 +52,19 @@ pub fn refusals(effective: &Effective, facts: &Facts) -> Vec<Refusal> {
                     .into(),
         });
     }
+    for own in &effective.node_configs {
+        let interface = own.transport_interface();
+        let interface = interface.unwrap_or(&effective.traffic.transport_interface);
+        if own.datapath_type() == Some(DatapathType::Userspace) && interface.is_empty() {
+            found.push(Refusal {
+                field: format!("spec.nodeConfigs[{}].traffic.transport.interface", own.name),
+                reason: "the userspace datapath takes the transport interface into a bridge of Open vSwitch, so it must \
+                         be named"
+                    .into(),
+                mend: "name an interface that these nodes have and that the kubelet does not use".into(),
+            });
+        }
+    }
     let azure = facts
         .nodes
         .iter()
@@ -132,6 +145,7 @@ pub fn doubts(effective: &Effective, facts: &Facts) -> Vec<Doubt> {
             ),
         });
     }
+    found.extend(waiting_for_routes(effective, facts));
     found.extend(nodeipam::doubts(effective, facts));
     let overlaps = overlaps(facts);
     if !overlaps.is_empty() {
@@ -146,6 +160,37 @@ pub fn doubts(effective: &Effective, facts: &Facts) -> Vec<Doubt> {
         });
     }
     found
+}
+
+/// Nodes that wait for a cloud to make routes to their pods, where those carry the pods.
+fn waiting_for_routes(effective: &Effective, facts: &Facts) -> Option<Doubt> {
+    if effective.traffic.mode.carries_pods() {
+        // The controller says that the network is available when the agent is ready.
+        return None;
+    }
+    let waiting: Vec<String> = facts
+        .nodes
+        .iter()
+        .filter(|node| in_scope(effective, node) && !node.network_unavailable.is_empty())
+        .map(|node| {
+            let why: String = node.network_unavailable.chars().take(200).collect();
+            format!("{} ({why})", node.name)
+        })
+        .collect();
+    if waiting.is_empty() {
+        return None;
+    }
+    let names: Vec<&str> = waiting.iter().map(String::as_str).collect();
+    Some(Doubt {
+        name: "nodes-wait-for-cloud-routes",
+        message: format!(
+            "{} have the condition NetworkUnavailable, so no pods are scheduled there: {}. In NoEncap the cloud's \
+             route to a node's pod CIDRs carries its pods: see that the cloud controller manager makes it \
+             (--configure-cloud-routes, --cluster-cidr), or choose Encap.",
+            count(waiting.len(), "node"),
+            some(&names)
+        ),
+    })
 }
 
 /// The node is to carry the network.
@@ -258,6 +303,17 @@ mod tests {
             check("{cni: {binDir: /opt/../etc}}", |_| {}),
             ["spec.cni.binDir"]
         );
+        let own = |rest: &str| {
+            format!(
+                "{{nodeConfigs: [{{name: a, nodeSelector: {{}}, datapath: {{type: Userspace}}{rest}}}]}}"
+            )
+        };
+        assert_eq!(
+            check(&own(""), |_| {}),
+            ["spec.nodeConfigs[a].traffic.transport.interface"]
+        );
+        let named = own(", traffic: {transport: {interface: eth1}}");
+        assert_eq!(check(&named, |_| {}), [""; 0]);
         let azure = |facts: &mut Facts| {
             facts.nodes[1].provider_id = "azure:///subscriptions/x/vm".into();
         };
@@ -320,6 +376,23 @@ mod tests {
             found[2]
                 .message
                 .contains("10.96.3.0/24 of node node5 with the Service range 10.96.0.0/16")
+        );
+    }
+
+    #[test]
+    fn nodes_that_wait_for_the_clouds_routes_are_named_where_those_carry_pods() {
+        let mut facts = samples::facts();
+        facts.nodes[1].network_unavailable = "NoRouteCreated: RouteController failed".into();
+        let names = |spec: &str| -> Vec<String> {
+            let found = doubts(&samples::effective_of(&samples::spec(spec)), &facts);
+            found.into_iter().map(|doubt| doubt.message).collect()
+        };
+        assert_eq!(names("{}"), [""; 0]);
+        assert_eq!(names("{traffic: {mode: Hybrid}}"), [""; 0]);
+        let found = names("{traffic: {mode: NoEncap}}");
+        assert!(
+            found[0].contains("node2 (NoRouteCreated: RouteController failed)"),
+            "{found:?}"
         );
     }
 

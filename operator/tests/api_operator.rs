@@ -149,6 +149,43 @@ async fn what_one_object_can_tell_is_refused_by_the_api_server() {
         json!({"controller": {"replicas": 0}}),
         "greater than or equal to 1",
     );
+    refused(
+        "default",
+        json!({"hostFirewall": "Open"}),
+        "supported values: \"Report\"",
+    );
+    let own = |rest: Value| {
+        let mut entry = json!({"name": "gpu", "nodeSelector": {"matchLabels": {"pool": "gpu"}}});
+        for (key, value) in rest.as_object().unwrap() {
+            entry[key] = value.clone();
+        }
+        entry
+    };
+    let expression = |operator: &str, values: Value| json!({"nodeSelector": {"matchExpressions": [{"key": "pool", "operator": operator, "values": values}]}});
+    for (configs, words) in [
+        (
+            json!([own(json!({})), own(json!({"nodeSelector": {}}))]),
+            "names in nodeConfigs are unique",
+        ),
+        (
+            json!([own(json!({"datapath": {"type": "Userspace"}}))]),
+            "needs traffic.transport.interface, there or for the whole network",
+        ),
+        (
+            json!([own(expression("In", json!([])))]),
+            "values go with the operators In and NotIn",
+        ),
+        (
+            json!([own(expression("Exists", json!(["a"])))]),
+            "values go with the operators In and NotIn",
+        ),
+        (
+            json!([own(json!({"traffic": {"mtu": 1400}}))]),
+            "field not declared in schema",
+        ),
+    ] {
+        refused("default", json!({"nodeConfigs": configs}), words);
+    }
     let ipam = |mode: &str, list: Value| json!({"ipam": {"mode": mode, "nodeIPAM": {"clusterCIDRs": list}}});
     for (spec, words) in [
         (

@@ -10,6 +10,7 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use carrick_api::effective::TrafficMode;
 use carrick_api::names::object;
 use carrick_api::networking::{IpamMode, Switch};
 use carrick_operator::render::rbac;
@@ -227,7 +228,7 @@ fn the_operator_has_what_it_grants() {
     let cluster = rules(find(&objects, "ClusterRole", object::OPERATOR));
     contains(
         &cluster,
-        &rbac::controller_rules(Switch::Enabled, IpamMode::NodeIPAM),
+        &rbac::controller_rules(Switch::Enabled, IpamMode::NodeIPAM, TrafficMode::Encap),
     );
     contains(&cluster, &rbac::agent_rules());
     let mut own = rules(find(&objects, "Role", object::OPERATOR));

@@ -7,7 +7,8 @@
 //! # One start
 //!
 //! 1. *Preflight*: another Open vSwitch in this network namespace is refused (two would remove each
-//!    other's ports); a lock on the run directory keeps out a second supervisor.
+//!    other's ports), and ports that one left in the kernel's datapath; a lock on the run directory
+//!    keeps out a second supervisor.
 //! 2. *Database*: `conf.db` lies in the run directory, which is on tmpfs: it outlives the container
 //!    but not a reboot. It is created, converted to this version's schema (newer or older), or, when
 //!    it is of another boot or cannot be read, set aside.

@@ -5,6 +5,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use carrick_api::names::link;
+use carrick_ovsdb::foreign::{self, Foreign, Places};
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -83,35 +85,19 @@ pub(crate) async fn end_leftovers(run_dir: &Path) {
     }
 }
 
-/// Refuses a network namespace in which another ovs-vswitchd runs. `/proc/net/unix` lists the
-/// sockets of the namespace whatever process and mount namespace they are in.
+/// Refuses a host that has an Open vSwitch of its own.
 pub(crate) fn refuse_other_switch(run_dir: &Path) -> Result<(), PreflightError> {
-    let path = Path::new("/proc/net/unix");
-    let sockets = std::fs::read(path).map_err(|source| PreflightError::Sockets {
-        path: path.to_owned(),
-        source,
-    })?;
-    match foreign_control_socket(&String::from_utf8_lossy(&sockets), run_dir) {
-        None => Ok(()),
-        Some(socket) => Err(PreflightError::OtherSwitch { socket }),
+    let mut ours = vec![run_dir.to_owned()];
+    ours.extend(run_dir.canonicalize());
+    let places = Places::of_host(&ours, link::is_switch_port);
+    match foreign::find(&places) {
+        Ok(None) => Ok(()),
+        Ok(Some(found)) => Err(PreflightError::OtherSwitch(found)),
+        Err(source) => Err(PreflightError::Sockets {
+            path: places.sockets.to_owned(),
+            source,
+        }),
     }
-}
-
-/// The control socket of an ovs-vswitchd that is not ours, of those `/proc/net/unix` lists.
-fn foreign_control_socket(sockets: &str, run_dir: &Path) -> Option<PathBuf> {
-    sockets
-        .lines()
-        .filter_map(|line| line.split_whitespace().nth(7))
-        .map(Path::new)
-        .filter(|path| path.parent() != Some(run_dir))
-        .find(|path| {
-            let name = path.file_name().and_then(|name| name.to_str());
-            name.and_then(|name| name.strip_prefix("ovs-vswitchd."))
-                .is_some_and(|rest| {
-                    Path::new(rest).extension().is_some_and(|e| e == "ctl") || rest == "ctl"
-                })
-        })
-        .map(Path::to_owned)
 }
 
 /// Loads the kernel's datapath where we may. Otherwise the kernel loads it when ovs-vswitchd asks
@@ -157,37 +143,6 @@ pub(crate) enum PreflightError {
         #[source]
         source: io::Error,
     },
-    #[error(
-        "this host already runs an Open vSwitch of its own (its control socket is {}), and two would \
-         remove each other's ports. Stop and disable it (on Debian: systemctl disable --now \
-         openvswitch-switch), or take this node out of Carrick",
-        socket.display()
-    )]
-    OtherSwitch { socket: PathBuf },
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn another_switch_is_found_by_its_control_socket() {
-        let own = Path::new("/run/carrick/openvswitch");
-        let header = "Num RefCount Protocol Flags Type St Inode Path\n";
-        let line = |path: &str| format!("ffff: 00000002 00000000 00010000 0001 01 1234 {path}\n");
-        let found = |paths: &[&str]| {
-            let lines: String = paths.iter().map(|path| line(path)).collect();
-            foreign_control_socket(&format!("{header}{lines}"), own)
-        };
-        assert_eq!(found(&[]), None);
-        let ours = "/run/carrick/openvswitch/ovs-vswitchd.ctl";
-        assert_eq!(
-            found(&[ours, "/run/openvswitch/db.sock", "@abstract", ""]),
-            None
-        );
-        let theirs = "/var/run/openvswitch/ovs-vswitchd.812.ctl";
-        assert_eq!(found(&[ours, theirs]), Some(PathBuf::from(theirs)));
-        assert!(found(&["/elsewhere/ovs-vswitchd.ctl"]).is_some());
-        assert_eq!(found(&["/run/openvswitch/ovsdb-server.7.ctl"]), None);
-    }
+    #[error("{0}")]
+    OtherSwitch(Foreign),
 }

@@ -330,11 +330,10 @@ async fn the_database_is_converted_in_both_directions() {
     }
 }
 
-#[tokio::test]
-async fn another_switch_on_this_host_is_refused_with_the_mend() {
-    let other = Ovs::start().unwrap();
+/// Starts a supervisor of our own on a host that it must refuse; its words.
+fn refused(host: &Ovs) -> String {
     let dir = tempfile::tempdir().unwrap();
-    let output = other
+    let output = host
         .command(SUPERVISE)
         .arg("--run-dir")
         .arg(dir.path())
@@ -344,8 +343,15 @@ async fn another_switch_on_this_host_is_refused_with_the_mend() {
         .stderr(Stdio::piped())
         .output()
         .unwrap();
-    let words = String::from_utf8_lossy(&output.stderr);
     assert!(!output.status.success());
+    assert!(!dir.path().join("conf.db").exists(), "nothing was begun");
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+#[tokio::test]
+async fn another_switch_on_this_host_is_refused_with_the_mend() {
+    let other = Ovs::start().unwrap();
+    let words = refused(&other);
     assert!(
         words.contains("already runs an Open vSwitch of its own"),
         "{words}"
@@ -358,6 +364,28 @@ async fn another_switch_on_this_host_is_refused_with_the_mend() {
     other
         .add_bridge("br-theirs", Datapath::under_test())
         .unwrap();
+}
+
+#[tokio::test]
+async fn ports_that_another_switch_left_in_the_kernel_are_refused_with_the_mend() {
+    // The name is what the kernel gives to its datapath; any controller of links shows as it does.
+    let host = Ovs::empty().unwrap();
+    for line in [
+        "link add ovs-system type bridge",
+        "link add eth1 type veth peer name veth1",
+        "link set eth1 master ovs-system",
+    ] {
+        let words: Vec<&str> = std::iter::once("ip").chain(line.split(' ')).collect();
+        host.exec(&words).unwrap();
+    }
+    let words = refused(&host);
+    assert!(
+        words.contains("has ports that another Open vSwitch left (eth1)"),
+        "{words}"
+    );
+    assert!(words.contains("ovs-dpctl del-dp ovs-system"), "{words}");
+    let link = host.exec(&["ip", "link", "show", "eth1"]).unwrap();
+    assert!(link.contains("master ovs-system"), "{link}");
 }
 
 #[tokio::test]

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use carrick_api::names::link::POD_PREFIX;
+use carrick_api::names::link::is_pod;
 use carrick_node::{Link, NetlinkError};
 use tracing::{info, warn};
 
@@ -151,7 +151,10 @@ impl<N: PodNetwork> CniServer<N> {
     }
 
     async fn take_away(&self, attachment: &Arc<Attachment>) -> Option<String> {
-        let _turn = self.turn(&attachment.key.container_id).await;
+        let _turn = match self.turn(&attachment.key.container_id).await {
+            Ok(turn) => turn,
+            Err(error) => return Some(error.to_string()),
+        };
         // Somebody may have been faster, or have made it anew.
         let now = self.store().get(&attachment.key)?;
         if now.netns != attachment.netns || !self.sandboxes().is_gone(&now).await.unwrap_or(false) {
@@ -206,18 +209,8 @@ impl<N: PodNetwork> CniServer<N> {
             .collect();
         Ok(links
             .into_iter()
-            .filter(|link| link.kind == "veth" && is_pod_link(&link.name))
+            .filter(|link| link.kind == "veth" && is_pod(&link.name))
             .filter(|link| !owned.contains(link.name.as_str()))
             .collect())
     }
-}
-
-/// `car` and 12 hexadecimal digits.
-fn is_pod_link(name: &str) -> bool {
-    name.strip_prefix(POD_PREFIX).is_some_and(|digits| {
-        digits.len() == 12
-            && digits
-                .bytes()
-                .all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
-    })
 }

@@ -26,6 +26,14 @@ use crate::ipam::{
 pub const RECORD_LIMIT: Duration = Duration::from_secs(10);
 /// How long the switch may take for one port.
 const PORT_LIMIT: Duration = Duration::from_secs(20);
+/// How long making, changing or removing the interface may take, and writing the journal. The kernel
+/// takes a fifth of a second to remove a link on a busy node, one after the other.
+const SANDBOX_LIMIT: Duration = Duration::from_secs(45);
+/// How long a command waits for the one before it for the same container, whose steps are all
+/// bounded.
+const TURN_LIMIT: Duration = Duration::from_secs(55);
+/// A command that takes longer is worth a line, though it succeeds.
+const SLOW: Duration = Duration::from_secs(15);
 /// An attachment this young is not collected by GC: the runtime writes its list before it hears
 /// of the result.
 const YOUNG: Duration = Duration::from_mins(2);
@@ -102,7 +110,11 @@ impl<N: PodNetwork> CniServer<N> {
         let (command, container) = (&frame.command, &frame.container_id);
         match result {
             Ok(output) => {
-                debug!(command, container, milliseconds, "CNI command done");
+                if started.elapsed() > SLOW {
+                    warn!(command, container, milliseconds, "CNI command was slow");
+                } else {
+                    debug!(command, container, milliseconds, "CNI command done");
+                }
                 Answer { exit: 0, output }
             }
             Err(error) => {
@@ -119,17 +131,17 @@ impl<N: PodNetwork> CniServer<N> {
     async fn execute(&self, request: Request) -> Result<Value, CniError> {
         match request.command {
             Command::Add(add) => {
-                let _turn = self.turn(&add.key.container_id).await;
+                let _turn = self.turn(&add.key.container_id).await?;
                 let (attachment, settings) = self.add(add).await?;
                 let mac = self.sandboxes.host_mac(&attachment).await.ok().flatten();
                 Ok(add_result(request.version, &attachment, mac, &settings))
             }
             Command::Del(key) => {
-                let _turn = self.turn(&key.container_id).await;
+                let _turn = self.turn(&key.container_id).await?;
                 self.del(&key).await.map(|()| Value::Null)
             }
             Command::Check(check) => {
-                let _turn = self.turn(&check.key.container_id).await;
+                let _turn = self.turn(&check.key.container_id).await?;
                 self.check(&check).await.map(|()| Value::Null)
             }
             Command::Gc(valid) => self.gc(valid).await.map(|()| Value::Null),
@@ -139,7 +151,10 @@ impl<N: PodNetwork> CniServer<N> {
 
     /// The caller's turn for a container: commands for one container never overlap, even when the
     /// runtime gave up on the one before.
-    pub(super) async fn turn(&self, container: &str) -> tokio::sync::OwnedMutexGuard<()> {
+    pub(super) async fn turn(
+        &self,
+        container: &str,
+    ) -> Result<tokio::sync::OwnedMutexGuard<()>, CniError> {
         let lock = {
             let mut locks = self.locks.lock();
             if locks.len() > 256 {
@@ -147,7 +162,10 @@ impl<N: PodNetwork> CniServer<N> {
             }
             Arc::clone(locks.entry(container.to_owned()).or_default())
         };
-        lock.lock_owned().await
+        timeout(TURN_LIMIT, lock.lock_owned()).await.map_err(|_| {
+            let message = format!("the command before for container {container} is still at work");
+            CniError::new(Code::TryAgain, message)
+        })
     }
 
     async fn add(&self, add: Add) -> Result<(Arc<Attachment>, Arc<PodNetworkSettings>), CniError> {
@@ -208,18 +226,20 @@ impl<N: PodNetwork> CniServer<N> {
         attachment: &Arc<Attachment>,
         settings: &PodNetworkSettings,
     ) -> Result<Arc<Attachment>, CniError> {
-        self.sandboxes
-            .create(attachment, settings)
-            .await
-            .map_err(|error| sandbox_error("making the pod's interface", &error))?;
+        bounded(
+            "making the pod's interface",
+            self.sandboxes.create(attachment, settings),
+        )
+        .await?;
         timeout(PORT_LIMIT, self.network.attach(attachment))
             .await
             .unwrap_or_else(|_| Err(late("attach")))
             .map_err(|error| port_error("attaching the pod's port", &error))?;
-        self.sandboxes
-            .set_up(attachment)
-            .await
-            .map_err(|error| sandbox_error("setting the pod's link up", &error))?;
+        bounded(
+            "setting the pod's link up",
+            self.sandboxes.set_up(attachment),
+        )
+        .await?;
         let key = attachment.key.clone();
         let ready = self
             .blocking(move |store, now| store.ready(&key, now))
@@ -271,10 +291,7 @@ impl<N: PodNetwork> CniServer<N> {
         }
         // Unknown: a DEL again, or state that was lost. The link's name tells by itself.
         let link = crate::ipam::host_link_name(key);
-        self.sandboxes
-            .delete(&link)
-            .await
-            .map_err(|error| sandbox_error("removing the pod's interface", &error))
+        bounded("removing the pod's interface", self.sandboxes.delete(&link)).await
     }
 
     /// Takes an attachment away. Errors of the switch do not stop it: the port's flows go by the
@@ -286,11 +303,15 @@ impl<N: PodNetwork> CniServer<N> {
         if let Err(error) = removed.unwrap_or_else(|_| Err(late("detach"))) {
             warn!(pod = %attachment.pod, %error, "the port is removed later");
         }
-        self.sandboxes
-            .delete(&attachment.host_link)
-            .await
-            .map_err(|error| sandbox_error("removing the pod's interface", &error))?;
-        self.end_connections(&attachment.addresses).await;
+        bounded(
+            "removing the pod's interface",
+            self.sandboxes.delete(&attachment.host_link),
+        )
+        .await?;
+        let ended = self.end_connections(&attachment.addresses);
+        if timeout(SANDBOX_LIMIT, ended).await.is_err() {
+            debug!("the host's connection entries end with the next DEL, or by themselves");
+        }
         let owned = key.clone();
         let released = self
             .blocking(move |store, now| store.release(&owned, now))
@@ -370,9 +391,12 @@ impl<N: PodNetwork> CniServer<N> {
                 .cloned()
                 .collect();
             for key in stale {
-                let _turn = self.turn(&key.container_id).await;
-                info!(attachment = %key, "GC removes what the runtime does not know");
-                if let Err(error) = self.del(&key).await {
+                let removed = async {
+                    let _turn = self.turn(&key.container_id).await?;
+                    info!(attachment = %key, "GC removes what the runtime does not know");
+                    self.del(&key).await
+                };
+                if let Err(error) = removed.await {
                     failures.push(error.to_string());
                 }
             }
@@ -451,10 +475,28 @@ impl<N: PodNetwork> CniServer<N> {
     ) -> Result<T, CniError> {
         let store = Arc::clone(&self.store);
         let now = self.now();
-        tokio::task::spawn_blocking(move || work(&store, now))
-            .await
-            .map_err(|error| CniError::caused(Code::Io, "the attachment store died", &error))
+        let worked = tokio::task::spawn_blocking(move || work(&store, now));
+        match timeout(SANDBOX_LIMIT, worked).await {
+            Ok(worked) => worked
+                .map_err(|error| CniError::caused(Code::Io, "the attachment store died", &error)),
+            Err(_) => Err(CniError::new(
+                Code::Io,
+                format!("the disk took longer than {SANDBOX_LIMIT:?} to write the journal"),
+            )),
+        }
     }
+}
+
+/// Work on the pod's interface, which ends in any case: the runtime tries again.
+async fn bounded<T>(
+    what: &'static str,
+    work: impl Future<Output = Result<T, SandboxError>>,
+) -> Result<T, CniError> {
+    let done = timeout(SANDBOX_LIMIT, work).await.map_err(|_| {
+        let message = format!("{what} took longer than {SANDBOX_LIMIT:?}");
+        CniError::new(Code::TryAgain, message)
+    })?;
+    done.map_err(|error| sandbox_error(what, &error))
 }
 
 pub(super) fn held(attachment: &Attachment) -> HeldAddresses {

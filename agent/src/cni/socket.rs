@@ -77,25 +77,32 @@ pub async fn serve<N: PodNetwork>(
     let mut connections = JoinSet::new();
     tokio::pin!(shutdown);
     loop {
-        tokio::select! {
+        let slot = tokio::select! {
             () = &mut shutdown => break,
-            Some(_) = connections.join_next(), if !connections.is_empty() => {}
-            accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => {
-                    let Ok(slot) = Arc::clone(&slots).acquire_owned().await else { break };
-                    let server = Arc::clone(&server);
-                    connections.spawn(async move {
-                        if let Err(error) = connection(&server, stream).await {
-                            debug!(%error, "a CNI connection ended early");
-                        }
-                        drop(slot);
-                    });
-                }
-                Err(error) => {
-                    // Out of file descriptors, most likely: others must end first.
-                    warn!(%error, "accepting a CNI connection failed");
-                    tokio::time::sleep(Duration::from_millis(100)).await;
-                }
+            Some(_) = connections.join_next(), if !connections.is_empty() => continue,
+            slot = Arc::clone(&slots).acquire_owned() => match slot {
+                Ok(slot) => slot,
+                Err(_) => break,
+            },
+        };
+        let accepted = tokio::select! {
+            () = &mut shutdown => break,
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            Ok((stream, _)) => {
+                let server = Arc::clone(&server);
+                connections.spawn(async move {
+                    if let Err(error) = connection(&server, stream).await {
+                        debug!(%error, "a CNI connection ended early");
+                    }
+                    drop(slot);
+                });
+            }
+            Err(error) => {
+                // Out of file descriptors, most likely: others must end first.
+                warn!(%error, "accepting a CNI connection failed");
+                tokio::time::sleep(Duration::from_millis(100)).await;
             }
         }
     }

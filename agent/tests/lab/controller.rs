@@ -263,6 +263,7 @@ pub fn node_record(n: u8, cidrs: &[impl AsRef<str>]) -> Entry {
             .collect(),
         addresses: vec![format!("172.30.0.{n}").parse().unwrap()],
         problem: None,
+        labels: std::collections::BTreeMap::new(),
     }))
 }
 

@@ -181,6 +181,15 @@ impl LabNode {
         std::fs::write(self.root.path().join("config.json"), config.to_string()).unwrap();
     }
 
+    /// Sets one more field of the configuration.
+    pub fn configure(&self, field: &str, value: serde_json::Value) {
+        let path = self.root.path().join("config.json");
+        let text = std::fs::read_to_string(&path).unwrap();
+        let mut config: serde_json::Value = serde_json::from_str(&text).unwrap();
+        config[field] = value;
+        std::fs::write(path, config.to_string()).unwrap();
+    }
+
     /// What `carrick switch` does before it starts the switch: the start that follows is a new one,
     /// and nobody may write.
     pub fn begin_start(&self) -> StartId {
@@ -519,7 +528,8 @@ pub fn wire(a: &LabNode, b: &LabNode) {
 pub fn fingerprint(netns: &str) -> String {
     let mut text = String::new();
     for line in [
-        "ip -o link show | sed 's/^[0-9]*: //' | awk '{print $1}' | sed 's/@.*//' | sort",
+        // It complains of a peer whose namespace has no name here.
+        "ip -o link show 2>/dev/null | sed 's/^[0-9]*: //' | awk '{print $1}' | sed 's/@.*//' | sort",
         "ip -o addr show | awk '{print $2,$3,$4}' | grep -v fe80 | sort",
         "ip route show | sort",
         "ip -6 route show | grep -v fe80 | grep -v multicast | sed 's/ pref.*//' | sort",

@@ -11,7 +11,7 @@ use kube::api::{Patch, PatchParams};
 use serde_json::{Value, json};
 
 use super::allocator::{Assignment, Node};
-use crate::watch::node_object;
+use crate::watch::{NodeInterest, node_object};
 
 /// How long one request may take.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -57,7 +57,7 @@ pub enum WriteError {
 /// A Node as the allocator sees it.
 #[must_use]
 pub fn facts(node: &NodeObject) -> Option<Node> {
-    let facts = node_object(node, None)?;
+    let facts = node_object(node, &NodeInterest::default())?;
     Some(Node {
         name: facts.name,
         uid: facts.uid,

@@ -112,6 +112,8 @@ async fn five_thousand_nodes() {
                 std::net::Ipv4Addr::from(0xac10_0000 + u32::try_from(i).unwrap()).into(),
             ],
             tainted: false,
+            unavailable: false,
+            labels: std::collections::BTreeMap::new(),
         })
         .collect();
     let pods: Vec<PodObject> = (0..NODES * PODS)

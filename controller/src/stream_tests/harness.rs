@@ -47,6 +47,8 @@ pub(super) fn node(text: &str, third: u8) -> NodeObject {
         bad_cidr: None,
         addresses: vec![[192, 0, 2, third].into()],
         tainted: false,
+        unavailable: false,
+        labels: std::collections::BTreeMap::new(),
     }
 }
 

@@ -268,7 +268,7 @@ async fn a_report_moves_tunnels_and_readiness() {
     a.report.ready = false;
     a.connect(replica.address).await;
     b.connect(replica.address).await;
-    assert!(replica.hub.to_untaint().is_empty());
+    assert!(replica.hub.ready_nodes(|node| node.tainted).is_empty());
     let report = NodeReport {
         ready: true,
         tunnel_endpoints: vec![[198, 51, 100, 1].into()],
@@ -276,5 +276,5 @@ async fn a_report_moves_tunnels_and_readiness() {
     a.say(agent_message::Message::Report(report.into())).await;
     b.until(|agent| format!("{:?}", agent.held).contains("198.51.100.1"))
         .await;
-    assert_eq!(replica.hub.to_untaint(), [name("a")]);
+    assert_eq!(replica.hub.ready_nodes(|node| node.tainted), [name("a")]);
 }

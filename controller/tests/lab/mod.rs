@@ -6,7 +6,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use carrick_api::effective::{
-    Cni, DatapathType, EffectiveConfig, Endpoint, SnatMode, Traffic, TrafficMode, TunnelProtocol,
+    Cni, DatapathType, EffectiveConfig, Endpoint, HostFirewall, SnatMode, Traffic, TrafficMode,
+    TunnelProtocol,
 };
 use carrick_controller::{Advertise, Args, run_until};
 use carrick_k8s::client::from_config;
@@ -299,6 +300,7 @@ pub fn effective() -> EffectiveConfig {
             snat_randomly: false,
         },
         datapath: DatapathType::Auto,
+        host_firewall: HostFirewall::Report,
         cni: Cni {
             bin_dir: String::new(),
             conf_dir: String::new(),
@@ -308,6 +310,7 @@ pub fn effective() -> EffectiveConfig {
         startup_taint: Some(TAINT.into()),
         service_cidrs: vec!["10.96.0.0/12".parse().unwrap()],
         node_ipam: None,
+        node_configs: Vec::new(),
         log_level: "info".into(),
     }
 }

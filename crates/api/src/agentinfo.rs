@@ -24,6 +24,9 @@ pub mod condition {
     pub const STATE_INTACT: &str = "StateIntact";
     /// Other nodes answer pings through the network (gateway to gateway). Rollouts wait for it.
     pub const PEERS_REACHABLE: &str = "PeersReachable";
+    /// No chain of another firewall on the host drops pods' packets, as far as that is certain; False
+    /// names them. It does not make the node unready: how far pods may reach may be meant so.
+    pub const HOST_FIREWALL_OPEN: &str = "HostFirewallOpen";
     /// `agent cleanup` has removed everything of ours from the node. The operator waits for
     /// `True`; `False` says what is left and how to remove it by hand.
     pub const CLEANED: &str = "Cleaned";
@@ -120,6 +123,10 @@ pub struct AgentInfoStatus {
     #[serde(default, skip_serializing_if = "String::is_empty")]
     #[schemars(length(max = 15))]
     pub transport_interface: String,
+    /// The entry of nodeConfigs that is for this node; empty without one.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[schemars(length(max = 63))]
+    pub node_config: String,
     /// MTU of pods, in bytes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mtu: Option<i32>,
@@ -129,7 +136,8 @@ pub struct AgentInfoStatus {
     /// The stream to the controller.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub controller: Option<ControllerConnection>,
-    /// Ready, ControllerConnected, DatapathReady, PodCIDRsUsable, StateIntact, PeersReachable, Cleaned.
+    /// Ready, ControllerConnected, DatapathReady, PodCIDRsUsable, StateIntact, HostFirewallOpen,
+    /// PeersReachable, Cleaned.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(
         length(max = 16),

@@ -1,9 +1,13 @@
 //! The effective configuration: a `Networking` with every default filled in, as the operator
 //! hands it to controller, agents and switches (ConfigMap `carrick-config`, mounted as `config.json`).
 
+use std::collections::BTreeMap;
+
 use ipnet::IpNet;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+
+use crate::nodeconfig::{self, NodeConfig};
 
 /// What every part of the network runs by. Unknown fields are tolerated: a newer operator may
 /// write what an older agent does not know yet.
@@ -16,6 +20,9 @@ pub struct EffectiveConfig {
     pub traffic: Traffic,
     /// Which datapath Open vSwitch uses.
     pub datapath: DatapathType,
+    /// What is done about a foreign firewall that drops pods' packets.
+    #[serde(default)]
+    pub host_firewall: HostFirewall,
     /// Where CNI files go on the host.
     pub cni: Cni,
     /// The taint that keeps pods away until the agent is ready.
@@ -25,8 +32,30 @@ pub struct EffectiveConfig {
     /// How the controller allocates the pod CIDRs of nodes; none where kube-controller-manager does.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub node_ipam: Option<NodeIpam>,
+    /// What differs on some nodes.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub node_configs: Vec<NodeConfig>,
     /// A `tracing` level: error, warn, info, debug or trace.
     pub log_level: String,
+}
+
+impl EffectiveConfig {
+    /// The configuration of a node with these labels, and the name of the entry of `nodeConfigs` that
+    /// made it what it is.
+    #[must_use]
+    pub fn on_node(&self, labels: &BTreeMap<String, String>) -> (Self, Option<&str>) {
+        let mut config = self.clone();
+        let Some(own) = nodeconfig::first_match(&self.node_configs, labels) else {
+            return (config, None);
+        };
+        if let Some(datapath) = own.datapath_type() {
+            config.datapath = datapath;
+        }
+        if let Some(interface) = own.transport_interface() {
+            interface.clone_into(&mut config.traffic.transport_interface);
+        }
+        (config, Some(&own.name))
+    }
 }
 
 /// `ipam.nodeIPAM`: what the controller allocates the pod CIDRs of nodes from.
@@ -116,6 +145,18 @@ pub enum TrafficMode {
     Hybrid,
 }
 
+impl TrafficMode {
+    /// Whether Carrick itself carries packets between all nodes, so that none waits for routes that a
+    /// cloud makes for its pod CIDRs.
+    #[must_use]
+    pub const fn carries_pods(self) -> bool {
+        match self {
+            Self::Encap | Self::Hybrid => true,
+            Self::NoEncap => false,
+        }
+    }
+}
+
 /// `traffic.tunnel.protocol`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum TunnelProtocol {
@@ -145,6 +186,16 @@ pub enum DatapathType {
     Kernel,
     /// The userspace datapath (`netdev`); needs a transport interface.
     Userspace,
+}
+
+/// `hostFirewall`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum HostFirewall {
+    /// A condition of the node names it.
+    #[default]
+    Report,
+    /// A marked rule in its chain lets pods' packets pass.
+    InsertRule,
 }
 
 /// Host paths of CNI.

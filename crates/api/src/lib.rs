@@ -9,6 +9,7 @@ pub mod crd;
 pub mod effective;
 pub mod names;
 pub mod networking;
+pub mod nodeconfig;
 pub mod status;
 
 pub use agentinfo::{AgentInfo, AgentInfoSpec, AgentInfoStatus};

@@ -104,4 +104,55 @@ pub mod link {
     pub const TUNNEL: &str = "carrick-tun0";
     /// Prefix of the host side of pods' veth pairs.
     pub const POD_PREFIX: &str = "car";
+
+    /// Whether a name is that of a pod's host end: the prefix and 12 hexadecimal digits.
+    pub fn is_pod(name: &str) -> bool {
+        name.strip_prefix(POD_PREFIX)
+            .is_some_and(|rest| rest.len() == 12 && rest.bytes().all(|b| b.is_ascii_hexdigit()))
+    }
+
+    /// Whether a port of the kernel's datapath may be one that our switch made: pods' links, our
+    /// internal ports, and the devices that Open vSwitch makes for tunnels.
+    pub fn is_switch_port(name: &str) -> bool {
+        const TUNNEL_DEVICES: [&str; 6] = [
+            "genev_sys_",
+            "vxlan_sys_",
+            "gre_sys",
+            "erspan_sys",
+            "ip6gre_sys",
+            "ip6erspan_sys",
+        ];
+        is_pod(name)
+            || [INTEGRATION_BRIDGE, TRANSPORT_BRIDGE, GATEWAY, TUNNEL].contains(&name)
+            || TUNNEL_DEVICES.iter().any(|prefix| name.starts_with(prefix))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::link::{is_pod, is_switch_port};
+
+    #[test]
+    fn only_our_links_are_pod_links() {
+        assert!(is_pod("car0123456789ab"));
+        for other in [
+            "carrick-gw0",
+            "carrick-tun0",
+            "car0",
+            "cali0123456789ab",
+            "car0123456789ag",
+        ] {
+            assert!(!is_pod(other), "{other}");
+        }
+    }
+
+    #[test]
+    fn ports_of_our_switch_are_known_by_name() {
+        for ours in ["car0123456789ab", "carrick-gw0", "br-int", "genev_sys_6081"] {
+            assert!(is_switch_port(ours), "{ours}");
+        }
+        for other in ["eth0", "br-ex", "cali0123456789ab"] {
+            assert!(!is_switch_port(other), "{other}");
+        }
+    }
 }

@@ -17,8 +17,13 @@ use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::effective::{DatapathType, SnatMode, TrafficMode, TunnelProtocol};
+use crate::effective::{DatapathType, HostFirewall, SnatMode, TrafficMode, TunnelProtocol};
+use crate::nodeconfig::NodeConfig;
 use crate::status::NetworkingStatus;
+
+mod ipam;
+
+pub use ipam::{Ipam, IpamMode, NodeIpam};
 
 /// The network of this cluster: how pods are connected, by what, and how it is kept up.
 /// Exactly one exists, named "default".
@@ -77,6 +82,10 @@ use crate::status::NetworkingStatus;
     "rule": "!(has(self.datapath) && has(self.datapath.type) && self.datapath.type == 'Userspace') || (has(self.traffic) && has(self.traffic.transport) && has(self.traffic.transport.interface) && self.traffic.transport.interface != '')",
     "message": "datapath.type Userspace needs traffic.transport.interface: the userspace datapath takes that interface into a bridge of Open vSwitch, so it must be named and must not be the one the kubelet uses",
     "fieldPath": ".traffic"
+}, {
+    "rule": "!has(self.nodeConfigs) || (has(self.traffic) && has(self.traffic.transport) && has(self.traffic.transport.interface) && self.traffic.transport.interface != '') || self.nodeConfigs.all(c, !(has(c.datapath) && has(c.datapath.type) && c.datapath.type == 'Userspace') || (has(c.traffic) && has(c.traffic.transport) && has(c.traffic.transport.interface) && c.traffic.transport.interface != ''))",
+    "message": "a nodeConfigs entry with datapath.type Userspace needs traffic.transport.interface, there or for the whole network: the userspace datapath takes that interface into a bridge of Open vSwitch",
+    "fieldPath": ".nodeConfigs"
 }]))]
 pub struct NetworkingSpec {
     /// Who acts: Managed (the operator applies changes), Paused (it observes and plans, and
@@ -103,6 +112,13 @@ pub struct NetworkingSpec {
     /// Which datapath Open vSwitch uses.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub datapath: Option<Datapath>,
+    /// What is done about chains of other firewalls on the hosts (ufw, firewalld, Docker) that drop
+    /// pods' packets: an accept in Carrick's own table does not help against them. Report names them
+    /// in the node's condition HostFirewallOpen. InsertRule also puts rules with the comment
+    /// "carrick" at the head of such a chain, which accept what comes from or goes to the pods'
+    /// gateway, and takes them out again. Default: Report.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host_firewall: Option<HostFirewall>,
     /// Where CNI files go on the hosts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cni: Option<Cni>,
@@ -112,6 +128,14 @@ pub struct NetworkingSpec {
     /// The DaemonSets of the agent and the switch.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub agent: Option<Agent>,
+    /// What differs on some nodes: the first entry whose nodeSelector matches a node's labels counts
+    /// there, alone, and what it leaves out is the network's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "atomic", "x-kubernetes-validations" = [{
+        "rule": "self.all(one, self.exists_one(other, other.name == one.name))",
+        "message": "names in nodeConfigs are unique"
+    }]))]
+    pub node_configs: Option<Vec<NodeConfig>>,
     /// Logs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observability: Option<Observability>,
@@ -332,76 +356,6 @@ pub struct Snat {
     /// the same one. Default: false.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub random_fully: Option<bool>,
-}
-
-/// `ipam`.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[schemars(extend("x-kubernetes-validations" = [{
-    "rule": "!(has(self.mode) && self.mode == 'NodeIPAM') || (has(self.nodeIPAM) && has(self.nodeIPAM.clusterCIDRs) && size(self.nodeIPAM.clusterCIDRs) > 0)",
-    "message": "ipam.mode NodeIPAM needs ipam.nodeIPAM.clusterCIDRs: name the ranges that the pod CIDRs of nodes are allocated from"
-}, {
-    "rule": "(has(self.mode) && self.mode == 'NodeIPAM') || !has(self.nodeIPAM) || !has(self.nodeIPAM.clusterCIDRs) || size(self.nodeIPAM.clusterCIDRs) == 0",
-    "message": "ipam.nodeIPAM.clusterCIDRs acts in ipam.mode NodeIPAM only: set that mode, or leave the list out where kube-controller-manager allocates (its --cluster-cidr)"
-}]))]
-pub struct Ipam {
-    /// NodeCIDR takes addresses from each node's spec.podCIDRs, which kube-controller-manager
-    /// allocates. NodeIPAM is for clusters where it allocates none: Carrick's controller gives
-    /// every node one CIDR of each family out of nodeIPAM.clusterCIDRs. Default: NodeCIDR.
-    /// Immutable.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub mode: Option<IpamMode>,
-    /// What mode NodeIPAM allocates.
-    #[serde(default, rename = "nodeIPAM", skip_serializing_if = "Option::is_none")]
-    pub node_ipam: Option<NodeIpam>,
-}
-
-/// `ipam.mode`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub enum IpamMode {
-    /// `Node.spec.podCIDRs`, allocated by kube-controller-manager.
-    NodeCIDR,
-    /// `Node.spec.podCIDRs`, allocated by Carrick's controller.
-    NodeIPAM,
-}
-
-/// `ipam.nodeIPAM`.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct NodeIpam {
-    /// Ranges that the pod CIDRs of nodes are allocated from, of one or both families. Those of a
-    /// family are used in their order. They overlap neither each other nor Services nor nodes'
-    /// addresses. One can be added while the network runs; one that no node uses can be taken out.
-    /// The family of the first is the pods' primary one.
-    #[serde(
-        default,
-        rename = "clusterCIDRs",
-        skip_serializing_if = "Option::is_none"
-    )]
-    #[schemars(
-        length(max = 8),
-        inner(length(min = 1, max = 43)),
-        extend("x-kubernetes-list-type" = "atomic", "x-kubernetes-validations" = [{
-            "rule": "self.all(range, isCIDR(range) && cidr(range) == cidr(range).masked())",
-            "message": "each of ipam.nodeIPAM.clusterCIDRs is a CIDR without host bits, 10.128.0.0/14 or fd00:10:128::/48"
-        }])
-    )]
-    pub cluster_cidrs: Option<Vec<String>>,
-    /// Prefix length of each node's IPv4 CIDR: 24 gives 253 pods a node. Nodes that have one keep
-    /// it. Default: 24.
-    #[serde(
-        default,
-        rename = "nodeMaskSizeIPv4",
-        skip_serializing_if = "Option::is_none"
-    )]
-    #[schemars(range(min = 8, max = 28))]
-    pub node_mask_size_ipv4: Option<u8>,
-    /// Prefix length of each node's IPv6 CIDR. Nodes that have one keep it. Default: 64.
-    #[serde(
-        default,
-        rename = "nodeMaskSizeIPv6",
-        skip_serializing_if = "Option::is_none"
-    )]
-    #[schemars(range(min = 16, max = 112))]
-    pub node_mask_size_ipv6: Option<u8>,
 }
 
 /// `datapath`.

@@ -6,10 +6,15 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
+use std::time::Duration;
 
 use nix::sched::{CloneFlags, setns};
 use nix::sys::statfs::{NSFS_MAGIC, fstatfs, statfs};
 use tokio::sync::oneshot;
+
+/// What is done inside a namespace are a few system calls: a thread that takes longer is stuck, and
+/// is left behind rather than waited for.
+const WORK_LIMIT: Duration = Duration::from_secs(15);
 
 /// Why a namespace could not be used.
 #[derive(Debug, thiserror::Error)]
@@ -122,9 +127,13 @@ impl Namespace {
                 let _ = done.send(outcome);
             })
             .map_err(enter)?;
-        result
-            .await
-            .map_err(|_| enter(io::Error::other("the thread died")))?
-            .map_err(enter)
+        match tokio::time::timeout(WORK_LIMIT, result).await {
+            Ok(Ok(outcome)) => outcome.map_err(enter),
+            Ok(Err(_)) => Err(enter(io::Error::other("the thread died"))),
+            Err(_) => Err(enter(io::Error::new(
+                io::ErrorKind::TimedOut,
+                format!("no answer from inside within {WORK_LIMIT:?}"),
+            ))),
+        }
     }
 }

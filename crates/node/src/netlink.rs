@@ -3,18 +3,23 @@
 use std::fmt;
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
-use futures::StreamExt;
+use futures::{Stream, StreamExt};
 use netlink_packet_core::{NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_proto::ConnectionHandle;
 use netlink_proto::sys::{SocketAddr, TokioSocket, protocols::NETLINK_ROUTE};
 use nix::errno::Errno;
+use tokio::time::timeout;
 
 use crate::namespace::{Namespace, NamespaceError};
 
 /// Set by the kernel when what it dumped changed meanwhile.
 const NLM_F_DUMP_INTR: u16 = 0x10;
+/// The kernel answers while the request is sent. An answer that is not there by then will not come,
+/// and whoever waits would wait for ever.
+const ANSWER_LIMIT: Duration = Duration::from_secs(10);
 /// How often an interrupted dump is asked for again.
 const DUMP_ATTEMPTS: usize = 8;
 
@@ -62,9 +67,11 @@ impl NetlinkError {
 #[derive(Clone)]
 pub struct Netlink {
     handle: ConnectionHandle<RouteNetlinkMessage>,
-    /// A socket has one dump at a time: a second one is refused with EBUSY (the kernel's
-    /// `__netlink_dump_start`).
-    dumping: Arc<tokio::sync::Mutex<()>>,
+    /// One request at a time. The kernel handles a request while it is sent, under a lock of its own:
+    /// nothing is gained by more. A second dump would be refused with EBUSY (the kernel's
+    /// `__netlink_dump_start`), and whoever waits in a queue must not take that for a kernel that
+    /// does not answer.
+    asking: Arc<tokio::sync::Mutex<()>>,
 }
 
 impl fmt::Debug for Netlink {
@@ -83,7 +90,7 @@ impl Netlink {
         tokio::spawn(connection);
         Ok(Self {
             handle,
-            dumping: Arc::default(),
+            asking: Arc::default(),
         })
     }
 
@@ -140,7 +147,6 @@ impl Netlink {
         message: RouteNetlinkMessage,
         operation: impl FnOnce() -> String,
     ) -> Result<Vec<RouteNetlinkMessage>, NetlinkError> {
-        let _turn = self.dumping.lock().await;
         for _ in 0..DUMP_ATTEMPTS {
             match self
                 .exchange(message.clone(), NLM_F_REQUEST | NLM_F_DUMP)
@@ -168,26 +174,37 @@ impl Netlink {
         message: RouteNetlinkMessage,
         flags: u16,
     ) -> io::Result<(Vec<RouteNetlinkMessage>, Consistency)> {
+        let _turn = self.asking.lock().await;
         let mut request = NetlinkMessage::from(message);
         request.header.flags = flags;
-        let mut response = self
+        let response = self
             .handle
             .request(request, SocketAddr::new(0, 0))
             .map_err(|error| io::Error::other(error.to_string()))?;
-        let mut messages = Vec::new();
-        let mut consistency = Consistency::Whole;
-        while let Some(reply) = response.next().await {
-            if reply.header.flags & NLM_F_DUMP_INTR != 0 {
-                consistency = Consistency::Interrupted;
-            }
-            match reply.payload {
-                NetlinkPayload::Error(error) if error.code.is_some() => return Err(error.to_io()),
-                NetlinkPayload::InnerMessage(inner) => messages.push(inner),
-                _ => {}
-            }
-        }
-        Ok((messages, consistency))
+        collect(response).await
     }
+}
+
+/// Every message of a response, each within [`ANSWER_LIMIT`] of the one before.
+async fn collect(
+    mut response: impl Stream<Item = NetlinkMessage<RouteNetlinkMessage>> + Unpin,
+) -> io::Result<(Vec<RouteNetlinkMessage>, Consistency)> {
+    let mut messages = Vec::new();
+    let mut consistency = Consistency::Whole;
+    while let Some(reply) = timeout(ANSWER_LIMIT, response.next()).await.map_err(|_| {
+        let message = format!("the kernel did not answer within {ANSWER_LIMIT:?}");
+        io::Error::new(io::ErrorKind::TimedOut, message)
+    })? {
+        if reply.header.flags & NLM_F_DUMP_INTR != 0 {
+            consistency = Consistency::Interrupted;
+        }
+        match reply.payload {
+            NetlinkPayload::Error(error) if error.code.is_some() => return Err(error.to_io()),
+            NetlinkPayload::InnerMessage(inner) => messages.push(inner),
+            _ => {}
+        }
+    }
+    Ok((messages, consistency))
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -237,5 +254,16 @@ impl<T> Outcome<T> {
             Err(error) if error.is_not_found() => self.removed.push(item),
             Err(error) => self.failed.push(error),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_lost_answer_is_an_error_and_no_hang() {
+        let error = collect(futures::stream::pending()).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut, "{error}");
     }
 }

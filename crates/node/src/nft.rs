@@ -1,4 +1,5 @@
-//! nftables tables of ours, each replaced as a whole in one transaction, only when it differs.
+//! nftables: tables of ours, each replaced as a whole in one transaction, only when it differs; and
+//! a look at other people's.
 //!
 //! The kernel tells a table back in another form than it was given, so equality is on two texts:
 //! what was wanted last time, and how the kernel showed it right after. Both are kept in a file, so
@@ -18,6 +19,8 @@ use crate::namespace::{Namespace, NamespaceError};
 
 /// How long one run of nft may take: it waits for others that hold the ruleset.
 const LIMIT: Duration = Duration::from_secs(30);
+/// The largest listing that is read: a host's own firewall has some thousand rules at most.
+const MAX_LISTING: usize = 16 << 20;
 /// How much of nft's complaint is kept.
 const MAX_COMPLAINT: usize = 2000;
 
@@ -36,7 +39,7 @@ pub enum NftError {
     /// `nft` refused.
     #[error("nft {operation} {family} {table}: {status}: {complaint}")]
     Refused {
-        /// "list" or "replace".
+        /// "list", "replace" or "change".
         operation: &'static str,
         /// The table's family.
         family: String,
@@ -46,6 +49,14 @@ pub enum NftError {
         status: ExitStatus,
         /// What it said.
         complaint: String,
+    },
+    /// `nft -j` told something that is no JSON, or too much of it.
+    #[error("reading what nft tells of {what}: {reason}")]
+    Json {
+        /// Of what.
+        what: String,
+        /// Why it cannot be read.
+        reason: String,
     },
     /// Not a name nft would take.
     #[error("{name:?} is not a name of a family or table")]
@@ -171,6 +182,50 @@ impl Nft {
         Err(refused("list", family, table, &run))
     }
 
+    /// Every chain of every table, without rules, as libnftables-json(5) has it.
+    pub async fn chains(&self) -> Result<serde_json::Value, NftError> {
+        let run = self.run(&["-j", "list", "chains"], "").await?;
+        if !run.status.success() {
+            return Err(refused("list", "chains of", "all tables", &run));
+        }
+        json("chains", &run)
+    }
+
+    /// A table, as libnftables-json(5) has it, and in nft's language with the handles of rules;
+    /// `None` when there is none.
+    pub async fn table(
+        &self,
+        family: &str,
+        table: &str,
+    ) -> Result<Option<(serde_json::Value, String)>, NftError> {
+        let mut runs = Vec::new();
+        for options in [&["-j"][..], &["-a", "-s", "-n"]] {
+            let arguments = [options, &["list", "table", family, table]].concat();
+            let run = self.run(&arguments, "").await?;
+            if run.stderr.contains("No such file or directory") {
+                return Ok(None);
+            }
+            if !run.status.success() {
+                return Err(refused("list", family, table, &run));
+            }
+            runs.push(run);
+        }
+        let (Some(plain), Some(told)) = (runs.pop(), runs.pop()) else {
+            return Ok(None);
+        };
+        Ok(Some((json(table, &told)?, plain.stdout)))
+    }
+
+    /// Runs commands on a table that is not ours, as one transaction.
+    pub async fn change(&self, family: &str, table: &str, script: &str) -> Result<(), NftError> {
+        let run = self.run(&["-f", "-"], script).await?;
+        if run.status.success() {
+            Ok(())
+        } else {
+            Err(refused("change", family, table, &run))
+        }
+    }
+
     async fn replace(&self, family: &str, table: &str, script: &str) -> Result<(), NftError> {
         let run = self.run(&["-f", "-"], script).await?;
         if run.status.success() {
@@ -244,6 +299,21 @@ struct Run {
     status: ExitStatus,
     stdout: String,
     stderr: String,
+}
+
+fn json(what: &str, run: &Run) -> Result<serde_json::Value, NftError> {
+    let error = |reason: String| NftError::Json {
+        what: what.to_owned(),
+        reason,
+    };
+    if run.stdout.len() > MAX_LISTING {
+        return Err(error(format!("it has more than {MAX_LISTING} bytes")));
+    }
+    // Without anything to tell nft tells nothing at all.
+    if run.stdout.trim().is_empty() {
+        return Ok(serde_json::Value::Null);
+    }
+    serde_json::from_str(&run.stdout).map_err(|source| error(source.to_string()))
 }
 
 fn refused(operation: &'static str, family: &str, table: &str, run: &Run) -> NftError {

@@ -3,6 +3,8 @@
 use std::io;
 
 use netlink_sys::{Socket, SocketAddr};
+use nix::sys::socket::{setsockopt, sockopt::ReceiveTimeout};
+use nix::sys::time::TimeVal;
 
 // include/uapi/linux/netlink.h
 const NLMSG_ERROR: u16 = 2;
@@ -12,6 +14,8 @@ const NLM_F_ACK: u16 = 0x4;
 const NLM_F_DUMP: u16 = 0x300;
 const NLA_TYPE_MASK: u16 = 0x3fff;
 const HEADER: usize = 16;
+/// Seconds the kernel may take for one datagram.
+const ANSWER_LIMIT: i64 = 10;
 
 /// Marks an attribute that holds attributes.
 pub(crate) const NESTED: u16 = 0x8000;
@@ -57,7 +61,7 @@ pub(crate) fn find(bytes: &[u8], wanted: u16) -> Option<&[u8]> {
 }
 
 /// Sends one request and returns the bodies (behind the 16 bytes of the header) of its replies.
-/// Blocking: the kernel answers at once.
+/// Blocking: the kernel answers at once, or never (then `EAGAIN` comes after ten seconds).
 pub(crate) fn exchange(
     socket: &Socket,
     kind: u16,
@@ -76,6 +80,7 @@ pub(crate) fn exchange(
     request.extend_from_slice(&1_u32.to_ne_bytes());
     request.extend_from_slice(&0_u32.to_ne_bytes());
     request.extend_from_slice(body);
+    setsockopt(socket, ReceiveTimeout, &TimeVal::new(ANSWER_LIMIT, 0)).map_err(io::Error::from)?;
     socket.send_to(&request, &SocketAddr::new(0, 0), 0)?;
     let mut replies = Vec::new();
     loop {

@@ -488,3 +488,29 @@ async fn a_namespace_that_is_gone_is_told_apart() {
     assert!(!Namespace::exists(file.path()).unwrap());
     assert!(Namespace::open(file.path()).unwrap_err().is_gone());
 }
+
+/// A node's commands meet on one socket: everybody gets an answer.
+#[tokio::test]
+async fn requests_that_come_together_are_all_answered() {
+    let scratch = Scratch::new();
+    let netlink = Netlink::open_in(&open(&scratch)).await.unwrap();
+    let asked = futures::future::join_all((0..4000).map(|index| {
+        let netlink = netlink.clone();
+        async move {
+            if index % 10 == 0 {
+                netlink.links().await.map(|links| links.len())
+            } else {
+                netlink
+                    .link("lo")
+                    .await
+                    .map(|link| usize::from(link.is_some()))
+            }
+        }
+    }));
+    let answers = tokio::time::timeout(Duration::from_mins(1), asked)
+        .await
+        .expect("an answer got lost");
+    for answer in answers {
+        assert!(answer.unwrap() >= 1);
+    }
+}

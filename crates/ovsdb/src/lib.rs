@@ -49,6 +49,7 @@ pub mod cache;
 pub mod client;
 pub mod desired;
 mod driver;
+pub mod foreign;
 pub mod frame;
 pub mod handover;
 pub mod lock;

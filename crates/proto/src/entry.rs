@@ -1,5 +1,6 @@
 //! Records and batches in their typed form.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
 
@@ -70,6 +71,8 @@ pub struct NodeFacts {
     pub addresses: Vec<IpAddr>,
     /// Why `pod_cidrs` must not be used, for a condition.
     pub problem: Option<String>,
+    /// The Node's labels, where the configuration differs by them; else none.
+    pub labels: BTreeMap<String, String>,
 }
 
 /// Another node's pods and where tunnels to it end ([`v1::RouteRecord`]).
@@ -132,6 +135,15 @@ impl Body {
                     .map(limits::cut)
                     .unwrap_or_default()
                     .to_owned(),
+                labels: node
+                    .labels
+                    .iter()
+                    .take(limits::LABELS)
+                    .map(|(key, value)| v1::NodeLabel {
+                        key: key.clone(),
+                        value: value.clone(),
+                    })
+                    .collect(),
             }),
             Self::Route(route) => v1::record::Body::Route(v1::RouteRecord {
                 node: route.node.to_string(),
@@ -150,12 +162,22 @@ impl Body {
         Ok(match body {
             v1::record::Body::Node(node) => {
                 at_most("uid", node.uid.len(), limits::UID)?;
+                at_most("labels", node.labels.len(), limits::LABELS)?;
+                for label in &node.labels {
+                    at_most("labels.key", label.key.len(), limits::LABEL_KEY)?;
+                    at_most("labels.value", label.value.len(), limits::LABEL_VALUE)?;
+                }
                 Self::Node(NodeFacts {
                     name: NodeName::new(&node.name)?,
                     pod_cidrs: parse_cidrs("pod_cidrs", &node.pod_cidrs)?,
                     addresses: parse_addresses("addresses", &node.addresses)?,
                     problem: Some(limits::cut(&node.problem).to_owned()).filter(|p| !p.is_empty()),
                     uid: node.uid,
+                    labels: node
+                        .labels
+                        .into_iter()
+                        .map(|label| (label.key, label.value))
+                        .collect(),
                 })
             }
             v1::record::Body::Route(route) => Self::Route(RouteFacts {
@@ -340,6 +362,10 @@ mod tests {
             pod_cidrs: vec![],
             addresses: vec!["fd00::1".parse().unwrap()],
             problem: Some("its pod CIDR overlaps node b's".into()),
+            labels: BTreeMap::from([
+                ("pool".into(), "gpu".into()),
+                ("zone".into(), String::new()),
+            ]),
         }));
         for entry in [route("b"), pod, node] {
             assert_eq!(Entry::from_wire(entry.to_wire()), Ok(Some(entry)));

@@ -19,6 +19,12 @@ pub const NODE_NAME: usize = 253;
 pub const UID: usize = 128;
 /// Bytes of a namespace's or a pod's name.
 pub const NAME: usize = 253;
+/// Labels of a node: more than any node has.
+pub const LABELS: usize = 1024;
+/// Bytes of a label's key (a DNS subdomain, a slash and a name).
+pub const LABEL_KEY: usize = 317;
+/// Bytes of a label's value.
+pub const LABEL_VALUE: usize = 63;
 /// Bytes of a version string.
 pub const VERSION: usize = 128;
 /// Bytes of an error or problem text; longer ones are cut, not refused.

@@ -3,6 +3,7 @@
 //! The operator can only grant what it has: the chart's ClusterRole contains every rule here, and
 //! a test compares them.
 
+use carrick_api::effective::TrafficMode;
 use carrick_api::names::{GROUP, object};
 use carrick_api::networking::{IpamMode, Switch};
 use k8s_openapi::api::admissionregistration::v1::{
@@ -41,15 +42,16 @@ fn named(rule: PolicyRule, names: &[&str]) -> PolicyRule {
 }
 
 /// What the controller may do in the whole cluster. It writes Nodes only where it has to: to take
-/// the startup taint off, or to give them their pod CIDRs.
-pub fn controller_rules(taint: Switch, ipam: IpamMode) -> Vec<PolicyRule> {
+/// the startup taint off, to give them their pod CIDRs, or, in modes that need no route of a cloud's,
+/// to say in their status that the network is available.
+pub fn controller_rules(taint: Switch, ipam: IpamMode, mode: TrafficMode) -> Vec<PolicyRule> {
     let writes_nodes = taint == Switch::Enabled || ipam == IpamMode::NodeIPAM;
     let nodes: &[&str] = if writes_nodes {
         &["get", "list", "patch", "watch"]
     } else {
         &["get", "list", "watch"]
     };
-    vec![
+    let mut rules = vec![
         rule("", &["nodes"], nodes),
         rule("", &["namespaces", "pods"], &["get", "list", "watch"]),
         rule("authentication.k8s.io", &["tokenreviews"], &["create"]),
@@ -67,7 +69,11 @@ pub fn controller_rules(taint: Switch, ipam: IpamMode) -> Vec<PolicyRule> {
             &["controllerinfos/status"],
             &["get", "patch", "update"],
         ),
-    ]
+    ];
+    if mode.carries_pods() {
+        rules.push(rule("", &["nodes/status"], &["patch"]));
+    }
+    rules
 }
 
 /// What the controller may do in its own namespace.
@@ -130,7 +136,11 @@ pub(crate) fn objects(input: &Input<'_>) -> Result<Vec<Object>, ObjectError> {
     let parts = [
         (
             object::CONTROLLER,
-            controller_rules(input.effective.taint, input.effective.ipam),
+            controller_rules(
+                input.effective.taint,
+                input.effective.ipam,
+                input.effective.traffic.mode,
+            ),
             controller_namespace_rules(input.effective.ipam),
         ),
         (object::AGENT, agent_rules(), agent_namespace_rules()),

@@ -1,10 +1,10 @@
 //! The switch: Open vSwitch in a DaemonSet of its own.
 //!
-//! Its template depends on the image, the datapath (which cannot change while the network runs), its
-//! resources, its nodes and its priority, and on nothing else of the configuration: a change of configuration never restarts a switch. A change of the image
-//! takes one node at a time.
+//! Its template depends on the image, its resources, its nodes, its priority and on whether any node
+//! may use the userspace datapath (the network's own cannot change while it runs; the first entry of
+//! `nodeConfigs` that names it restarts every switch), and on nothing else of the configuration. A
+//! change of the template takes one node at a time.
 
-use carrick_api::effective::DatapathType;
 use carrick_api::names::{object, path, port};
 use k8s_openapi::api::apps::v1::{DaemonSet, DaemonSetSpec};
 use k8s_openapi::api::core::v1::PodSpec;
@@ -52,7 +52,7 @@ fn pod_spec(input: &Input<'_>) -> PodSpec {
     pod::probes(&mut container, port::SWITCH_HTTP);
     let mut volumes = vec![pod::host_path("run", path::RUN_DIR, "DirectoryOrCreate")];
     let mut mounts = vec![pod::mount("run", path::RUN_DIR, Access::ReadWrite)];
-    if input.effective.datapath == DatapathType::Userspace {
+    if input.effective.has_userspace() {
         // Internal ports are tap devices there.
         volumes.push(pod::host_path("tun", "/dev/net/tun", "CharDevice"));
         mounts.push(pod::mount("tun", "/dev/net/tun", Access::ReadWrite));

@@ -153,7 +153,7 @@ pub struct Batch {
 }
 /// Record: one fact a node needs. key is "node", "route/NODE" or "pod/UID"; hash is the first 16
 /// bytes of SHA-256 over the encoded body, so that any leader computes the same.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Record {
     #[prost(string, tag = "1")]
     pub key: ::prost::alloc::string::String,
@@ -164,7 +164,7 @@ pub struct Record {
 }
 /// Nested message and enum types in `Record`.
 pub mod record {
-    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    #[derive(Clone, PartialEq, ::prost::Oneof)]
     pub enum Body {
         #[prost(message, tag = "3")]
         Node(super::NodeRecord),
@@ -175,7 +175,7 @@ pub mod record {
     }
 }
 /// NodeRecord is the agent's own Node.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct NodeRecord {
     #[prost(string, tag = "1")]
     pub name: ::prost::alloc::string::String,
@@ -190,6 +190,17 @@ pub struct NodeRecord {
     /// Why pod_cidrs are not usable (an overlap), in words for a condition; empty when fine.
     #[prost(string, tag = "5")]
     pub problem: ::prost::alloc::string::String,
+    /// The Node's labels, by key; sent only where the configuration differs by them.
+    #[prost(message, repeated, tag = "6")]
+    pub labels: ::prost::alloc::vec::Vec<NodeLabel>,
+}
+/// NodeLabel is a label of a Node.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct NodeLabel {
+    #[prost(string, tag = "1")]
+    pub key: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub value: ::prost::alloc::string::String,
 }
 /// RouteRecord is another node's pod CIDRs and where tunnels to it end.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
