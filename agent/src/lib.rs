@@ -15,6 +15,7 @@
 //! | `stream` | controller addresses, address changes, `realized`, the report | committed records, quarantine | with the token |
 //! | `controllers` | EndpointSlices | controller addresses, on disk as well | with the token |
 //! | `readiness` | the report | CNI files, condition `Ready` | with the token |
+//! | `fabric` | in NoEncap: the other nodes' routes, their answers to pings | condition `FabricRoutesPods` | with the token |
 //! | `peers` | the other nodes' routes, their answers to pings | condition `PeersReachable` | with the token |
 //! | `info` | the report | `AgentInfo` | with the token |
 //! | `cni`, `collect` | the plugin's socket; sandboxes that are gone | attachments, requests to the programmer | with the token, after open commands |
@@ -37,6 +38,7 @@ pub mod cni;
 pub mod config;
 pub mod controllers;
 pub mod desired;
+pub mod fabric;
 pub mod firewall;
 pub mod flows;
 pub mod host;

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use carrick_api::agentinfo::condition;
+use carrick_api::effective::TrafficMode;
 use carrick_api::names::port;
 use carrick_datapath::Commit;
 use carrick_k8s::client::Connection;
@@ -31,7 +32,7 @@ use crate::records::RecordStore;
 use crate::status::{Board, Fact};
 use crate::stream::StreamInputs;
 use crate::{
-    Args, Command, api, controllers, info as agentinfo, metrics, peers, readiness, stream,
+    Args, Command, api, controllers, fabric, info as agentinfo, metrics, peers, readiness, stream,
 };
 use carrick_k8s::telemetry::chain;
 
@@ -212,6 +213,10 @@ impl Agent {
         ));
         let until = token.clone();
         tasks.spawn(named("peers", peers::run(Arc::clone(&node), until)));
+        if node.config.traffic.mode == TrafficMode::NoEncap {
+            let until = token.clone();
+            tasks.spawn(named("fabric", fabric::run(Arc::clone(&node), until)));
+        }
         let until = token.clone();
         tasks.spawn(named(
             "kubernetes",

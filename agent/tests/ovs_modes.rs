@@ -18,7 +18,7 @@ use std::sync::Mutex;
 
 use carrick_testkit::ovs::Datapath;
 use lab::controller::{Controller, node_record, pod_record, route_record_by};
-use lab::{LabNode, Pod, in_netns, must, ping};
+use lab::{LabNode, Pod, in_netns, must, ping, wait};
 use serde_json::json;
 
 /// Not a test: the agent's process (see [`lab`]).
@@ -215,27 +215,32 @@ fn connect(case: &Case, nodes: [&LabNode; 2]) -> Router {
     router
 }
 
+/// Tells `own` what the controller would: of itself, of the other node, of its pods.
+fn tell(case: &Case, controller: &Controller, own: &LabNode, other: &LabNode, pods: &[&Pod]) {
+    let traffic = match case.mode {
+        "NoEncap" => json!({"mode": case.mode}),
+        _ => json!({"mode": case.mode, "tunnelProtocol": case.protocol}),
+    };
+    own.write_traffic(&traffic);
+    let route = route_record_by(
+        other.n,
+        &pod_cidrs(other.n, case.pods),
+        &transport(other.n, case.fabric, case.transport),
+    );
+    let mut records = vec![node_record(own.n, &pod_cidrs(own.n, case.pods)), route];
+    records.extend(pods.iter().map(|pod| pod_record(pod)));
+    controller.send(&own.name, records, vec![]);
+}
+
 /// Two nodes with a pod each talk as the case says, and an agent that starts again changes nothing.
 async fn check(case: &Case) {
     let begun = std::time::Instant::now();
     let (mut a, mut b) = (LabNode::new(1), LabNode::new(2));
     let _router = connect(case, [&a, &b]);
-    let traffic = match case.mode {
-        "NoEncap" => json!({"mode": case.mode}),
-        _ => json!({"mode": case.mode, "tunnelProtocol": case.protocol}),
-    };
     let controller = Controller::serve(&[&a, &b]).await;
     let pods = [Pod::new("one"), Pod::new("two")];
-    for (own, other, pod) in [(&a, &b, &pods[0]), (&b, &a, &pods[1])] {
-        own.write_traffic(&traffic);
-        let route = route_record_by(
-            other.n,
-            &pod_cidrs(other.n, case.pods),
-            &transport(other.n, case.fabric, case.transport),
-        );
-        let node = node_record(own.n, &pod_cidrs(own.n, case.pods));
-        controller.send(&own.name, vec![node, route, pod_record(pod)], vec![]);
-    }
+    tell(case, &controller, &a, &b, &[&pods[0]]);
+    tell(case, &controller, &b, &a, &[&pods[1]]);
     a.start_agent();
     b.start_agent();
     a.wait_ready();
@@ -363,4 +368,54 @@ fn hybrid_on_one_subnet() {
 #[test]
 fn hybrid_across_a_router() {
     matrix("Hybrid", "Geneve", Fabric::Router);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fabric_that_does_not_route_pods_is_told_with_the_routes_it_lacks() {
+    let case = Case {
+        mode: "NoEncap",
+        protocol: "",
+        fabric: Fabric::Router,
+        pods: Families::Dual,
+        transport: Families::Dual,
+    };
+    let (mut a, mut b) = (LabNode::new(1), LabNode::new(2));
+    let router = connect(&case, [&a, &b]);
+    let router = router.0.as_deref().unwrap();
+    let controller = Controller::serve(&[&a, &b]).await;
+    tell(&case, &controller, &a, &b, &[]);
+    tell(&case, &controller, &b, &a, &[]);
+    a.start_agent();
+    b.start_agent();
+    a.wait_ready();
+    b.wait_ready();
+    let told = |node: &LabNode| node.report()["conditions"]["FabricRoutesPods"].clone();
+    wait("the missing routes to be told", || {
+        let message = told(&a)["message"].to_string();
+        message.contains("10.10.2.0/24 via 172.31.2.2 (node node2)")
+            && message.contains("fd00:10:2::/64 via fd00:31:2::2 (node node2)")
+    });
+    assert_eq!(told(&a)["status"], "False");
+    for node in [&a, &b] {
+        let n = node.n;
+        must(
+            router,
+            &format!("ip route add 10.10.{n}.0/24 via 172.31.{n}.{n}"),
+        );
+        must(
+            router,
+            &format!("ip route add fd00:10:{n}::/64 via fd00:31:{n}::{n}"),
+        );
+        must(
+            node.netns(),
+            &format!("ip route add 10.10.0.0/16 via 172.31.{n}.254"),
+        );
+        must(
+            node.netns(),
+            &format!("ip route add fd00:10::/32 via fd00:31:{n}::fe"),
+        );
+    }
+    for node in [&a, &b] {
+        wait("the routes to be seen", || told(node)["status"] == "True");
+    }
 }

@@ -117,6 +117,28 @@ impl Bed {
         self.wait_ready(Duration::from_mins(4))
     }
 
+    /// Upgrades the chart with these values changed and returns at once.
+    pub fn upgrade(&self, values: &[(&str, &str)]) -> Result<()> {
+        let chart = root().join("charts/carrick");
+        let chart = chart.to_string_lossy();
+        let mut arguments = vec![
+            "upgrade",
+            "carrick",
+            &chart,
+            "-n",
+            NAMESPACE,
+            "--reuse-values",
+        ];
+        let values: Vec<String> = values
+            .iter()
+            .map(|(key, value)| format!("{key}={value}"))
+            .collect();
+        for value in &values {
+            arguments.extend(["--set", value]);
+        }
+        self.helm(&arguments).map(drop)
+    }
+
     /// A Networking of these beds with this `spec.traffic`: namespace nodes have no kernel datapath.
     pub fn networking_with(&self, traffic: &str) -> Result<Value> {
         let datapath = match self.cluster.spec().kind {

@@ -7,6 +7,7 @@ mod faults;
 mod reboot;
 mod refusals;
 mod removal;
+mod rollout;
 mod runtime;
 mod security;
 mod spoof;
@@ -19,6 +20,7 @@ use crate::Suite;
 pub fn all() -> Vec<Suite> {
     vec![
         (Fixture::V4, "v4_connectivity", connectivity::tests()),
+        (Fixture::V4, "rollout", rollout::tests()),
         (Fixture::V4, "v4_no_encap", removal::no_encap_tests()),
         (Fixture::V4, "uninstall", removal::uninstall_tests()),
         (Fixture::V6, "v6_connectivity", connectivity::tests()),
@@ -40,6 +42,7 @@ pub fn all() -> Vec<Suite> {
         ),
         (Fixture::Kernel, "kernel_spoof", spoof::tests()),
         (Fixture::Kernel, "kernel_faults", faults::kernel_tests()),
+        (Fixture::Kernel, "kernel_rollout", rollout::tests()),
         (Fixture::Kernel, "kernel_reboot", reboot::tests()),
         (
             Fixture::Kernel,

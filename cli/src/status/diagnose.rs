@@ -503,10 +503,10 @@ fn agent(info: &AgentInfo, subject: &str, now: Timestamp, problems: &mut Problem
             mend,
         );
     }
-    if let Some(found) =
-        of_type(&status.conditions, c::HOST_FIREWALL_OPEN).filter(|c| c.status == "False")
-    {
-        problems.warning(subject, sentence(found), "");
+    for kind in [c::HOST_FIREWALL_OPEN, c::FABRIC_ROUTES_PODS] {
+        if let Some(found) = of_type(&status.conditions, kind).filter(|c| c.status == "False") {
+            problems.warning(subject, sentence(found), "");
+        }
     }
     if of_type(&status.conditions, c::READY).is_none() {
         problems.error(subject, "its agent does not say whether it is ready", "");

@@ -24,6 +24,9 @@ pub mod condition {
     pub const STATE_INTACT: &str = "StateIntact";
     /// Other nodes answer pings through the network (gateway to gateway). Rollouts wait for it.
     pub const PEERS_REACHABLE: &str = "PeersReachable";
+    /// In mode NoEncap: the network between the nodes carries pods' addresses, as far as other nodes that
+    /// answer tell. False names the routes it lacks. It does not make the node unready.
+    pub const FABRIC_ROUTES_PODS: &str = "FabricRoutesPods";
     /// No chain of another firewall on the host drops pods' packets, as far as that is certain; False
     /// names them. It does not make the node unready: how far pods may reach may be meant so.
     pub const HOST_FIREWALL_OPEN: &str = "HostFirewallOpen";
@@ -137,7 +140,7 @@ pub struct AgentInfoStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub controller: Option<ControllerConnection>,
     /// Ready, ControllerConnected, DatapathReady, PodCIDRsUsable, StateIntact, HostFirewallOpen,
-    /// PeersReachable, Cleaned.
+    /// PeersReachable, FabricRoutesPods, Cleaned.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(
         length(max = 16),
