@@ -16,9 +16,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use carrick_api::effective::HostFirewall;
+use carrick_k8s::telemetry::some;
+use carrick_node::is_nft_name;
 
 use crate::status::Fact;
-use ruleset::{Hook, Table, is_plain};
+use ruleset::{Hook, Table};
 use walk::Outcome;
 
 /// The comment of every rule of ours in a foreign chain.
@@ -186,7 +188,7 @@ pub fn changes(survey: &Survey, wanted: HostFirewall, gateway: &str) -> Vec<Chan
     }
     for finding in missing {
         // What nft's language would not take as it is stays reported.
-        if is_plain(&finding.table) && is_plain(&finding.chain) {
+        if is_nft_name(&finding.table) && is_nft_name(&finding.chain) {
             let line = finding.insertion(gateway);
             let script = scripts.entry((&finding.family, &finding.table));
             script.or_default().push_str(&line);
@@ -218,7 +220,8 @@ pub fn fact(survey: &Survey, wanted: HostFirewall, failed: &[String], gateway: &
                 "no chain of another table was found to drop pods' packets".to_owned(),
             )
         } else {
-            let chains: Vec<String> = held
+            // A chain has a rule for each direction.
+            let chains: BTreeSet<String> = held
                 .iter()
                 .map(|held| format!("{} {} {}", held.family, held.table, held.chain))
                 .collect();
@@ -226,7 +229,7 @@ pub fn fact(survey: &Survey, wanted: HostFirewall, failed: &[String], gateway: &
                 "RuleInserted",
                 format!(
                     "rules with the comment {MARK} let pods' packets pass in {}",
-                    some(&chains)
+                    some(&Vec::from_iter(chains), EXAMPLES)
                 ),
             )
         };
@@ -236,7 +239,7 @@ pub fn fact(survey: &Survey, wanted: HostFirewall, failed: &[String], gateway: &
     let list: Vec<String> = open.iter().map(ToString::to_string).collect();
     let mut text = format!(
         "{}. {}",
-        some(&list),
+        some(&list, EXAMPLES),
         mend(open.as_slice(), wanted, gateway)
     );
     for note in notes {
@@ -272,17 +275,6 @@ fn mend(open: &[&Finding], wanted: HostFirewall, gateway: &str) -> String {
             )
         }
         HostFirewall::InsertRule => format!("No rule could be inserted: {by_tool}"),
-    }
-}
-
-fn some(names: &[String]) -> String {
-    let more = names.len().saturating_sub(EXAMPLES);
-    let shown: Vec<&str> = names.iter().take(EXAMPLES).map(String::as_str).collect();
-    let list = shown.join(", ");
-    if more == 0 {
-        list
-    } else {
-        format!("{list} and {more} more")
     }
 }
 

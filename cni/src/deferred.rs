@@ -1,4 +1,5 @@
-//! DELs that came while the agent was away, one file each, done by the agent when it starts.
+//! DELs that the agent did not answer, one file each: it does them when it starts, and looks for more
+//! every half minute.
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};

@@ -4,9 +4,9 @@
 //! environment + stdin → one frame to the agent's unix socket → its answer → stdout, exit status
 //! ```
 //!
-//! It holds no logic but what must work while the agent is away (being upgraded, most likely):
+//! It holds no logic but what must work while the agent does not answer (being upgraded, most likely):
 //! VERSION is answered here; ADD says "try again later" (code 11); DEL is written down in
-//! `cni-deferred` beside the socket, for the agent to do when it starts, and succeeds: a pod must be
+//! `cni-deferred` beside the socket, for the agent to do when it can, and succeeds: a pod must be
 //! able to end, and its interface goes with its namespace. Static, `std` and JSON only: it is copied
 //! to hosts of any distribution.
 
@@ -119,8 +119,8 @@ fn run() -> Outcome {
         socket,
         // A new agent listens a few seconds after the old one ended.
         patience: Duration::from_secs(if command == "ADD" { 5 } else { 1 }),
-        // The agent's own limits add up to less, but commands queue: the kubelet gives ADD four
-        // minutes and DEL two, and a DEL can be written down.
+        // The kubelet gives ADD four minutes and DEL two. What the agent has begun it brings to its
+        // end, and a DEL can be written down.
         answer_limit: Duration::from_secs(if command == "DEL" { 80 } else { 110 }),
     };
     let error = match call.send() {

@@ -62,7 +62,16 @@ async fn set(client: &Client, name: &NodeName) -> Result<(), CallError> {
 /// When nodes may be written to again.
 #[derive(Debug, Default)]
 struct Waits {
-    nodes: BTreeMap<NodeName, (u32, Instant)>,
+    nodes: BTreeMap<NodeName, Wait>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Wait {
+    /// Writes in a row; the next waits longer with each.
+    tries: u32,
+    /// Of these, how many the API server took.
+    taken: u32,
+    until: Instant,
 }
 
 impl Waits {
@@ -71,25 +80,30 @@ impl Waits {
     fn due(&mut self, nodes: Vec<NodeName>, now: Instant) -> Vec<NodeName> {
         let wanted: BTreeSet<&NodeName> = nodes.iter().collect();
         self.nodes
-            .retain(|name, (_, until)| wanted.contains(name) || *until > now);
+            .retain(|name, wait| wanted.contains(name) || wait.until > now);
         nodes
             .into_iter()
-            .filter(|name| self.nodes.get(name).is_none_or(|(_, until)| *until <= now))
+            .filter(|name| self.nodes.get(name).is_none_or(|wait| wait.until <= now))
             .collect()
     }
 
-    /// A node was written to; how often by now.
-    fn written(&mut self, name: &NodeName, now: Instant) -> u32 {
-        let times = self.nodes.get(name).map_or(0, |(times, _)| *times);
-        let wait = WAIT.0.saturating_mul(1 << times.min(10)).min(WAIT.1);
-        let times = times.saturating_add(1);
-        self.nodes.insert(name.clone(), (times, now + wait));
-        times
+    /// A node was written to, and the API server took it or did not; how often it did by now.
+    fn written(&mut self, name: &NodeName, taken: bool, now: Instant) -> u32 {
+        let last = self.nodes.get(name);
+        let (tries, before) = last.map_or((0, 0), |wait| (wait.tries, wait.taken));
+        let pause = WAIT.0.saturating_mul(1 << tries.min(10)).min(WAIT.1);
+        let wait = Wait {
+            tries: tries.saturating_add(1),
+            taken: before.saturating_add(u32::from(taken)),
+            until: now + pause,
+        };
+        self.nodes.insert(name.clone(), wait);
+        wait.taken
     }
 
     /// When the first of those that wait may be written to.
     fn next(&self) -> Option<Instant> {
-        self.nodes.values().map(|(_, until)| *until).min()
+        self.nodes.values().map(|wait| wait.until).min()
     }
 }
 
@@ -112,7 +126,7 @@ pub async fn run(
                     break;
                 }
                 let result = set(&client, &node).await;
-                let times = waits.written(&node, Instant::now());
+                let times = waits.written(&node, result.is_ok(), Instant::now());
                 match result {
                     Ok(()) if times == CONTESTED => {
                         warn!(%node, "somebody sets {CONDITION} to True again and again: a cloud's route controller is \
@@ -160,7 +174,7 @@ mod tests {
         let mut last = Duration::ZERO;
         for times in 1..20 {
             assert_eq!(waits.due(vec![name.clone()], now).len(), 1);
-            assert_eq!(waits.written(&name, now), times);
+            assert_eq!(waits.written(&name, true, now), times);
             assert!(waits.due(vec![name.clone()], now).is_empty());
             let wait = waits.next().unwrap() - now;
             assert!(wait >= last && wait <= WAIT.1, "{wait:?}");
@@ -170,7 +184,9 @@ mod tests {
         // It stayed as it was set: forgotten, and begun anew another time.
         assert!(waits.due(Vec::new(), now).is_empty());
         assert_eq!(waits.next(), None);
-        assert_eq!(waits.written(&name, now), 1);
+        // Failures are waited for, and are no sign that somebody sets it back.
+        assert_eq!(waits.written(&name, false, now), 0);
+        assert_eq!(waits.written(&name, true, now), 1);
     }
 
     #[test]

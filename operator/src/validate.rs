@@ -5,6 +5,7 @@
 
 use carrick_api::effective::{DatapathType, TrafficMode};
 use carrick_api::networking::IpamMode;
+use carrick_k8s::telemetry;
 use ipnet::IpNet;
 
 use crate::effective::Effective;
@@ -259,16 +260,7 @@ pub fn count(number: usize, noun: &str) -> String {
 
 /// The first few names, and how many more.
 pub fn some(names: &[&str]) -> String {
-    let mut text = names
-        .iter()
-        .take(EXAMPLES)
-        .copied()
-        .collect::<Vec<_>>()
-        .join(", ");
-    if names.len() > EXAMPLES {
-        text = format!("{text} and {} more", names.len() - EXAMPLES);
-    }
-    text
+    telemetry::some(names, EXAMPLES)
 }
 
 #[cfg(test)]

@@ -1,7 +1,6 @@
 //! Errors as a runtime reads them.
 
-use std::fmt;
-
+use carrick_k8s::telemetry::chain;
 use serde_json::{Value, json};
 
 /// Error codes of the CNI specification 1.1.0 ("Error"), and ours from 100 up.
@@ -81,7 +80,7 @@ impl CniError {
         Self {
             code,
             message: message.into(),
-            details: Chain(cause).to_string(),
+            details: chain(cause),
         }
     }
 
@@ -98,20 +97,5 @@ impl CniError {
             object.insert("details".to_owned(), Value::from(self.details.clone()));
         }
         object
-    }
-}
-
-/// An error and its sources, separated by colons.
-struct Chain<'a>(&'a (dyn std::error::Error + 'static));
-
-impl fmt::Display for Chain<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.0)?;
-        let mut source = self.0.source();
-        while let Some(error) = source {
-            write!(f, ": {error}")?;
-            source = error.source();
-        }
-        Ok(())
     }
 }

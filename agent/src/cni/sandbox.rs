@@ -63,18 +63,16 @@ impl Sandboxes {
     }
 
     /// Makes the pair. The pod's end is ready and up; the host's end is down until
-    /// [`Self::set_up`]. A leftover pair of the same name is removed first. Returns the MAC of
-    /// the host's end.
+    /// [`Self::set_up`]. A leftover pair of the same name is removed first.
     pub async fn create(
         &self,
         attachment: &Attachment,
         settings: &PodNetworkSettings,
-    ) -> Result<Option<MacAddr>, SandboxError> {
+    ) -> Result<(), SandboxError> {
         let namespace = Namespace::open(&attachment.netns)?;
         self.host.delete_link(&attachment.host_link).await?;
         let ifname = &attachment.key.ifname;
-        let host = self
-            .host
+        self.host
             .create_veth(&VethSpec {
                 host: &attachment.host_link,
                 alias: &LinkAlias::of(attachment).to_string(),
@@ -136,7 +134,7 @@ impl Sandboxes {
             };
             pod.replace_route(&route).await?;
         }
-        Ok(host.mac)
+        Ok(())
     }
 
     /// Sets the host's end up: the port has its flows.

@@ -29,8 +29,8 @@ const PORT_LIMIT: Duration = Duration::from_secs(20);
 /// How long making, changing or removing the interface may take, and writing the journal. The kernel
 /// takes a fifth of a second to remove a link on a busy node, one after the other.
 const SANDBOX_LIMIT: Duration = Duration::from_secs(45);
-/// How long a command waits for the one before it for the same container, whose steps are all
-/// bounded.
+/// How long a command waits for the one before it for the same container. That one ends, each of its
+/// steps is bounded, but a caller does not wait for the sum of them.
 const TURN_LIMIT: Duration = Duration::from_secs(55);
 /// A command that takes longer is worth a line, though it succeeds.
 const SLOW: Duration = Duration::from_secs(15);
@@ -133,7 +133,11 @@ impl<N: PodNetwork> CniServer<N> {
             Command::Add(add) => {
                 let _turn = self.turn(&add.key.container_id).await?;
                 let (attachment, settings) = self.add(add).await?;
-                let mac = self.sandboxes.host_mac(&attachment).await.ok().flatten();
+                let mac = bounded(
+                    "reading the link's MAC",
+                    self.sandboxes.host_mac(&attachment),
+                );
+                let mac = mac.await.ok().flatten();
                 Ok(add_result(request.version, &attachment, mac, &settings))
             }
             Command::Del(key) => {
@@ -176,7 +180,7 @@ impl<N: PodNetwork> CniServer<N> {
             // interrupted ADD left is taken away first.
             if existing.state == AttachmentState::Ready
                 && same_namespace(&existing.netns, &add.netns)
-                && self.sandboxes.check(&existing).await.is_ok()
+                && self.check_sandbox(&existing).await.is_ok()
             {
                 return Ok((existing, settings));
             }
@@ -370,13 +374,23 @@ impl<N: PodNetwork> CniServer<N> {
             let message = format!("the sandbox is at {}", attachment.netns.display());
             return Err(failed(message));
         }
-        self.sandboxes.check(&attachment).await.map_err(|error| {
-            CniError::caused(Code::Check, "the interface is not as it was made", &error)
+        let looked = self.check_sandbox(&attachment).await;
+        looked.map_err(|error| CniError {
+            code: Code::Check,
+            ..error
         })?;
         timeout(PORT_LIMIT, self.network.check(&attachment))
             .await
             .unwrap_or_else(|_| Err(late("check")))
             .map_err(|error| CniError::caused(Code::Check, "the port is not in place", &error))
+    }
+
+    async fn check_sandbox(&self, attachment: &Attachment) -> Result<(), CniError> {
+        bounded(
+            "looking at the pod's interface",
+            self.sandboxes.check(attachment),
+        )
+        .await
     }
 
     async fn gc(&self, valid: Option<Vec<AttachmentKey>>) -> Result<(), CniError> {

@@ -121,15 +121,6 @@ pub fn table(family: &str, name: &str, json: &Value, plain: &str) -> Table {
     }
 }
 
-/// Whether a name stands in nft's language as it is.
-pub fn is_plain(name: &str) -> bool {
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-';
-    name.bytes()
-        .next()
-        .is_some_and(|byte| byte.is_ascii_alphabetic())
-        && name.bytes().all(plain)
-}
-
 fn objects<'a>(json: &'a Value, kind: &'a str) -> impl Iterator<Item = &'a Value> {
     json.get("nftables")
         .and_then(Value::as_array)

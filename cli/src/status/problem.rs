@@ -35,17 +35,7 @@ pub struct Problem {
 impl Problem {
     /// The places in words: three names and a count.
     pub fn place(&self) -> String {
-        let named = self
-            .subjects
-            .iter()
-            .take(NAMED)
-            .cloned()
-            .collect::<Vec<_>>()
-            .join(", ");
-        match self.subjects.len().saturating_sub(NAMED) {
-            0 => named,
-            more => format!("{named} and {more} more"),
-        }
+        carrick_k8s::telemetry::some(&self.subjects, NAMED)
     }
 }
 

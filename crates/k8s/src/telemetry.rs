@@ -112,9 +112,26 @@ pub fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
+/// The first `most` names, and how many more there are.
+pub fn some(names: &[impl AsRef<str>], most: usize) -> String {
+    let shown: Vec<&str> = names.iter().take(most).map(AsRef::as_ref).collect();
+    let list = shown.join(", ");
+    match names.len().saturating_sub(most) {
+        0 => list,
+        more => format!("{list} and {more} more"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn lists_are_short() {
+        assert_eq!(some(&[] as &[&str], 2), "");
+        assert_eq!(some(&["a", "b"], 2), "a, b");
+        assert_eq!(some(&["a", "b", "c"], 2), "a, b and 1 more");
+    }
 
     #[test]
     fn levels_and_filters_parse() {

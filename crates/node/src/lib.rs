@@ -47,7 +47,7 @@ pub use mac::{InvalidMac, MacAddr};
 pub use namespace::{Namespace, NamespaceError};
 pub use neighbour::Neighbour;
 pub use netlink::{Netlink, NetlinkError, Outcome};
-pub use nft::{Applied, Nft, NftError};
+pub use nft::{Applied, Nft, NftError, is_nft_name};
 pub use ping::ping;
 pub use route::{Route, RouteOrigin};
 pub use sysctl::{SysctlError, Sysctls};

@@ -3,7 +3,6 @@
 use std::fmt;
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
 
 use futures::{Stream, StreamExt};
 use netlink_packet_core::{NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
@@ -14,12 +13,10 @@ use nix::errno::Errno;
 use tokio::time::timeout;
 
 use crate::namespace::{Namespace, NamespaceError};
+use crate::raw::ANSWER_LIMIT;
 
 /// Set by the kernel when what it dumped changed meanwhile.
 const NLM_F_DUMP_INTR: u16 = 0x10;
-/// The kernel answers while the request is sent. An answer that is not there by then will not come,
-/// and whoever waits would wait for ever.
-const ANSWER_LIMIT: Duration = Duration::from_secs(10);
 /// How often an interrupted dump is asked for again.
 const DUMP_ATTEMPTS: usize = 8;
 

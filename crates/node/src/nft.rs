@@ -86,6 +86,12 @@ struct Known {
     listing: String,
 }
 
+/// Whether a name stands in nft's language as it is: a letter, then letters, digits, `_` and `-`.
+pub fn is_nft_name(name: &str) -> bool {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-';
+    name.starts_with(|first: char| first.is_ascii_alphabetic()) && name.bytes().all(plain)
+}
+
 /// The tables of one network namespace. One owner, so that runs do not overlap.
 #[derive(Debug)]
 pub struct Nft {
@@ -128,8 +134,7 @@ impl Nft {
         desired: Option<&str>,
     ) -> Result<Applied, NftError> {
         for name in [family, table] {
-            let plain = |b: u8| b.is_ascii_alphanumeric() || b == b'_' || b == b'-';
-            if name.is_empty() || !name.bytes().all(plain) {
+            if !is_nft_name(name) {
                 return Err(NftError::Name {
                     name: name.to_owned(),
                 });
@@ -142,7 +147,7 @@ impl Nft {
             if listing.is_none() {
                 return Ok(Applied::Unchanged);
             }
-            self.replace(family, table, &format!("delete table {family} {table}\n"))
+            self.change(family, table, &format!("delete table {family} {table}\n"))
                 .await?;
             self.remember();
             return Ok(Applied::Removed);
@@ -154,7 +159,7 @@ impl Nft {
             return Ok(Applied::Unchanged);
         }
         let script = format!("table {family} {table}\ndelete table {family} {table}\n{desired}\n");
-        self.replace(family, table, &script).await?;
+        self.change(family, table, &script).await?;
         if let Some(listing) = self.list(family, table).await? {
             self.known.insert(
                 key,
@@ -216,22 +221,13 @@ impl Nft {
         Ok(Some((json(table, &told)?, plain.stdout)))
     }
 
-    /// Runs commands on a table that is not ours, as one transaction.
+    /// Runs commands on a table as one transaction.
     pub async fn change(&self, family: &str, table: &str, script: &str) -> Result<(), NftError> {
         let run = self.run(&["-f", "-"], script).await?;
         if run.status.success() {
             Ok(())
         } else {
             Err(refused("change", family, table, &run))
-        }
-    }
-
-    async fn replace(&self, family: &str, table: &str, script: &str) -> Result<(), NftError> {
-        let run = self.run(&["-f", "-"], script).await?;
-        if run.status.success() {
-            Ok(())
-        } else {
-            Err(refused("replace", family, table, &run))
         }
     }
 

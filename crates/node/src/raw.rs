@@ -1,6 +1,7 @@
 //! Netlink messages as bytes, for the few families no crate speaks.
 
 use std::io;
+use std::time::Duration;
 
 use netlink_sys::{Socket, SocketAddr};
 use nix::sys::socket::{setsockopt, sockopt::ReceiveTimeout};
@@ -14,8 +15,9 @@ const NLM_F_ACK: u16 = 0x4;
 const NLM_F_DUMP: u16 = 0x300;
 const NLA_TYPE_MASK: u16 = 0x3fff;
 const HEADER: usize = 16;
-/// Seconds the kernel may take for one datagram.
-const ANSWER_LIMIT: i64 = 10;
+/// The kernel answers while the request is sent. An answer that is not there by then will not come,
+/// and whoever waits would wait for ever.
+pub(crate) const ANSWER_LIMIT: Duration = Duration::from_secs(10);
 
 /// Marks an attribute that holds attributes.
 pub(crate) const NESTED: u16 = 0x8000;
@@ -61,7 +63,7 @@ pub(crate) fn find(bytes: &[u8], wanted: u16) -> Option<&[u8]> {
 }
 
 /// Sends one request and returns the bodies (behind the 16 bytes of the header) of its replies.
-/// Blocking: the kernel answers at once, or never (then `EAGAIN` comes after ten seconds).
+/// Blocking: the kernel answers at once, or never (then `EAGAIN` comes after [`ANSWER_LIMIT`]).
 pub(crate) fn exchange(
     socket: &Socket,
     kind: u16,
@@ -80,7 +82,8 @@ pub(crate) fn exchange(
     request.extend_from_slice(&1_u32.to_ne_bytes());
     request.extend_from_slice(&0_u32.to_ne_bytes());
     request.extend_from_slice(body);
-    setsockopt(socket, ReceiveTimeout, &TimeVal::new(ANSWER_LIMIT, 0)).map_err(io::Error::from)?;
+    let seconds = ANSWER_LIMIT.as_secs().cast_signed();
+    setsockopt(socket, ReceiveTimeout, &TimeVal::new(seconds, 0)).map_err(io::Error::from)?;
     socket.send_to(&request, &SocketAddr::new(0, 0), 0)?;
     let mut replies = Vec::new();
     loop {
