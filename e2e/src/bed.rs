@@ -10,19 +10,21 @@ use anyhow::{Context, Result, bail, ensure};
 use carrick_testbed::{Cluster, ClusterSpec, NodeKind, Progress, StartupTaint};
 use serde_json::{Value, json};
 
-use crate::command::{root, run, succeed};
-use crate::images::Images;
+use crate::command::{run, succeed};
+use crate::images::{Images, Previous};
 use crate::pod::Pod;
 use crate::portrait;
 use crate::prober::Prober;
 use crate::wait;
 
 mod faults;
+mod release;
 
 /// Where Carrick's parts run.
 pub const NAMESPACE: &str = "carrick-system";
 
 pub use carrick_testbed::IpFamily;
+pub use release::{Past, Release};
 
 /// Which cluster to start.
 #[derive(Debug, Clone, Copy)]
@@ -39,12 +41,15 @@ pub struct BedSpec {
     pub kind: NodeKind,
     /// `spec.traffic` of its Networking beside the transport interface, as JSON.
     pub traffic: &'static str,
+    /// What landed before on its nodes.
+    pub previous: Past,
 }
 
 /// A running cluster with Carrick on it.
 pub struct Bed {
     cluster: Cluster,
     images: Images,
+    previous: Option<Previous>,
     helm: PathBuf,
     traffic: &'static str,
     /// What each node was before Carrick came.
@@ -61,7 +66,15 @@ impl Bed {
             // A system call costs microseconds there, and each node has one processor.
             NodeKind::Kernel => 3,
         });
+        // First the older: the programs that `cargo build` leaves are those of the last.
+        let previous = match spec.previous {
+            Past::Absent => None,
+            Past::Available | Past::Installed => Some(Previous::build(&progress)?),
+        };
         let images = Images::build(&progress)?;
+        let older = previous.iter().flat_map(|previous| &previous.set.archives);
+        let archives = images.set.archives.iter().chain(older);
+        let archives = archives.chain([&images.agnhost_archive]).cloned().collect();
         let cluster = Cluster::up(
             &ClusterSpec {
                 name: spec.name.to_owned(),
@@ -70,7 +83,7 @@ impl Bed {
                 node_mask_v4: spec.mask,
                 startup_taint: StartupTaint::Enabled,
                 kind: spec.kind,
-                images: images.archives.clone(),
+                images: archives,
             },
             &progress,
         )?;
@@ -78,6 +91,7 @@ impl Bed {
         let mut bed = Self {
             cluster,
             images,
+            previous,
             helm,
             traffic: spec.traffic,
             portraits: BTreeMap::new(),
@@ -88,70 +102,14 @@ impl Bed {
             bed.portraits.insert(node, text);
         }
         progress.say("installing Carrick");
-        bed.install().with_context(|| bed.report("installation"))?;
+        let first = match spec.previous {
+            Past::Installed => Release::Previous,
+            Past::Absent | Past::Available => Release::Current,
+        };
+        bed.install(first)
+            .with_context(|| bed.report("installation"))?;
         progress.say("the network is Ready");
         Ok(bed)
-    }
-
-    /// Installs the chart as a user would and waits for the network.
-    pub fn install(&self) -> Result<()> {
-        let mut arguments = vec![
-            "install".to_owned(),
-            "carrick".to_owned(),
-            root().join("charts/carrick").to_string_lossy().into_owned(),
-            "--namespace".to_owned(),
-            NAMESPACE.to_owned(),
-            "--create-namespace".to_owned(),
-        ];
-        for (key, value) in self.images.values() {
-            arguments.extend(["--set".to_owned(), format!("{key}={value}")]);
-        }
-        arguments.extend([
-            "--set".to_owned(),
-            format!("apiServer.host={}", self.cluster.api_host()),
-        ]);
-        arguments.extend(["--set".to_owned(), "apiServer.port=6443".to_owned()]);
-        let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
-        self.helm(&words)?;
-        self.apply(&self.networking_with(self.traffic)?)?;
-        self.wait_ready(Duration::from_mins(4))
-    }
-
-    /// Upgrades the chart with these values changed and returns at once.
-    pub fn upgrade(&self, values: &[(&str, &str)]) -> Result<()> {
-        let chart = root().join("charts/carrick");
-        let chart = chart.to_string_lossy();
-        let mut arguments = vec![
-            "upgrade",
-            "carrick",
-            &chart,
-            "-n",
-            NAMESPACE,
-            "--reuse-values",
-        ];
-        let values: Vec<String> = values
-            .iter()
-            .map(|(key, value)| format!("{key}={value}"))
-            .collect();
-        for value in &values {
-            arguments.extend(["--set", value]);
-        }
-        self.helm(&arguments).map(drop)
-    }
-
-    /// A Networking of these beds with this `spec.traffic`: namespace nodes have no kernel datapath.
-    pub fn networking_with(&self, traffic: &str) -> Result<Value> {
-        let datapath = match self.cluster.spec().kind {
-            NodeKind::Namespace => "Userspace",
-            NodeKind::Kernel => "Kernel",
-        };
-        let mut traffic: Value = serde_json::from_str(traffic).context("traffic is JSON")?;
-        traffic["transport"] = json!({"interface": "eth1"});
-        Ok(json!({
-            "apiVersion": "carrick.dev/v1alpha1", "kind": "Networking",
-            "metadata": {"name": "default"},
-            "spec": {"traffic": traffic, "datapath": {"type": datapath}},
-        }))
     }
 
     /// Removes the cluster; fails when something is left of it.

@@ -7,7 +7,7 @@ use std::time::Instant;
 use anyhow::{Result, anyhow};
 use carrick_testbed::{NodeKind, Progress};
 
-use crate::bed::{Bed, BedSpec, IpFamily};
+use crate::bed::{Bed, BedSpec, IpFamily, Past};
 
 /// The clusters there are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -18,6 +18,8 @@ pub enum Fixture {
     V4,
     /// Two nodes, IPv6 only, Hybrid.
     V6,
+    /// Two nodes, IPv4 and IPv6, with what landed before.
+    Previous,
     /// Two nodes with kernels of their own, IPv4 and IPv6, Geneve: the kernel datapath.
     Kernel,
 }
@@ -32,6 +34,7 @@ impl Fixture {
                 mask: 20,
                 kind: NodeKind::Namespace,
                 traffic: "{}",
+                previous: Past::Absent,
             },
             Self::V4 => BedSpec {
                 name: "e2e-v4",
@@ -40,6 +43,7 @@ impl Fixture {
                 mask: 24,
                 kind: NodeKind::Namespace,
                 traffic: r#"{"tunnel":{"protocol":"VXLAN"}}"#,
+                previous: Past::Absent,
             },
             Self::V6 => BedSpec {
                 name: "e2e-v6",
@@ -48,6 +52,16 @@ impl Fixture {
                 mask: 24,
                 kind: NodeKind::Namespace,
                 traffic: r#"{"mode":"Hybrid"}"#,
+                previous: Past::Absent,
+            },
+            Self::Previous => BedSpec {
+                name: "e2e-previous",
+                nodes: 2,
+                family: IpFamily::Dual,
+                mask: 24,
+                kind: NodeKind::Namespace,
+                traffic: "{}",
+                previous: Past::Installed,
             },
             Self::Kernel => BedSpec {
                 name: "e2e-kernel",
@@ -56,6 +70,7 @@ impl Fixture {
                 mask: 20,
                 kind: NodeKind::Kernel,
                 traffic: "{}",
+                previous: Past::Available,
             },
         }
     }

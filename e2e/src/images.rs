@@ -1,4 +1,4 @@
-//! The images under test, built by `cargo xtask images`.
+//! The images under test and those that landed before, built by `cargo xtask images`.
 
 use std::path::PathBuf;
 
@@ -8,25 +8,17 @@ use serde_json::Value;
 
 use crate::command::{root, succeed};
 
-/// What nodes run.
-pub struct Images {
-    /// Archives of all of them.
+/// Both images of one tree.
+pub struct ImageSet {
+    /// Their archives.
     pub archives: Vec<PathBuf>,
-    /// Chart values that name our images.
-    values: Vec<(String, String)>,
-    /// The test pods' image.
-    pub agnhost: String,
-    /// carrickctl on this machine.
-    pub carrickctl: PathBuf,
+    /// Chart values that name them.
+    pub values: Vec<(String, String)>,
 }
 
-impl Images {
-    /// Builds (or finds) the images.
-    pub fn build(progress: &Progress) -> Result<Self> {
-        progress.say("building images");
-        let mut command = binaries::cargo();
-        command.args(["xtask", "images", "--output", "json"]);
-        let images: Value = serde_json::from_str(&succeed(&mut command, None)?)?;
+impl ImageSet {
+    /// From what `cargo xtask images` prints.
+    fn read(images: &Value) -> Result<Self> {
         let mut values = vec![("images.registry".to_owned(), "localhost".to_owned())];
         let mut archives = Vec::new();
         for image in images.as_array().into_iter().flatten() {
@@ -48,21 +40,62 @@ impl Images {
                 other => bail!("an image named {other:?}"),
             }
         }
+        Ok(Self { archives, values })
+    }
+}
+
+/// What nodes run.
+pub struct Images {
+    /// The images under test.
+    pub set: ImageSet,
+    /// The test pods' image.
+    pub agnhost: String,
+    /// Its archive.
+    pub agnhost_archive: PathBuf,
+    /// carrickctl on this machine.
+    pub carrickctl: PathBuf,
+}
+
+impl Images {
+    /// Builds (or finds) the images.
+    pub fn build(progress: &Progress) -> Result<Self> {
+        progress.say("building images");
+        let mut command = binaries::cargo();
+        command.args(["xtask", "images", "--output", "json"]);
+        let images: Value = serde_json::from_str(&succeed(&mut command, None)?)?;
+        let set = ImageSet::read(&images)?;
         let agnhost = binaries::kubernetes(progress)?.agnhost_image()?;
-        archives.push(agnhost.path().to_owned());
         let target = std::env::var_os("CARGO_TARGET_DIR")
             .map_or_else(|| root().join("target"), PathBuf::from);
         let carrickctl = target.join("stripped/debug/carrickctl");
         Ok(Self {
-            archives,
-            values,
+            set,
             agnhost: agnhost.name().to_owned(),
+            agnhost_archive: agnhost.path().to_owned(),
             carrickctl,
         })
     }
+}
 
-    /// Chart values that name our images.
-    pub fn values(&self) -> &[(String, String)] {
-        &self.values
+/// What landed before: its chart and its images.
+pub struct Previous {
+    /// Its chart.
+    pub chart: PathBuf,
+    /// Its images.
+    pub set: ImageSet,
+}
+
+impl Previous {
+    /// Builds (or finds) the images of the commit in `hack/previous`.
+    pub fn build(progress: &Progress) -> Result<Self> {
+        progress.say("building the images of what landed before");
+        let mut command = binaries::cargo();
+        command.args(["xtask", "images", "--previous", "--output", "json"]);
+        let previous: Value = serde_json::from_str(&succeed(&mut command, None)?)?;
+        let tree = previous["tree"].as_str().context("a tree without a path")?;
+        Ok(Self {
+            chart: PathBuf::from(tree).join("charts/carrick"),
+            set: ImageSet::read(&previous["images"])?,
+        })
     }
 }

@@ -11,6 +11,7 @@ mod rollout;
 mod runtime;
 mod security;
 mod spoof;
+mod upgrade;
 
 use carrick_e2e::fixture::Fixture;
 
@@ -19,6 +20,7 @@ use crate::Suite;
 /// Every suite with its cluster.
 pub fn all() -> Vec<Suite> {
     vec![
+        (Fixture::Previous, "upgrade", upgrade::tests()),
         (Fixture::V4, "v4_connectivity", connectivity::tests()),
         (Fixture::V4, "rollout", rollout::tests()),
         (Fixture::V4, "v4_no_encap", removal::no_encap_tests()),
@@ -43,6 +45,7 @@ pub fn all() -> Vec<Suite> {
         (Fixture::Kernel, "kernel_spoof", spoof::tests()),
         (Fixture::Kernel, "kernel_faults", faults::kernel_tests()),
         (Fixture::Kernel, "kernel_rollout", rollout::tests()),
+        (Fixture::Kernel, "kernel_upgrade", upgrade::kernel_tests()),
         (Fixture::Kernel, "kernel_reboot", reboot::tests()),
         (
             Fixture::Kernel,

@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, ensure};
 use carrick_testbed::Progress;
 use carrick_testbed::archive::Archive;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use binaries::Binaries;
@@ -42,13 +42,16 @@ pub struct Args {
     /// Build again although the archives are there, and fail when a digest differs.
     #[arg(long)]
     verify: bool,
+    /// The images of the commit in hack/previous instead, for tests that upgrade from it (json only).
+    #[arg(long, conflicts_with_all = ["profile", "tag", "base", "verify"])]
+    previous: bool,
     /// What to print: table or json.
     #[arg(short, long, default_value = "table", value_parser = ["table", "json"])]
     output: String,
 }
 
 /// One image that was built.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Image {
     /// `carrick` or `carrick-ovs`.
     pub name: String,
@@ -69,15 +72,22 @@ pub struct Options {
     pub tag: Option<String>,
     /// Base image instead of ours.
     pub base: Option<String>,
+    /// Another tree of this repository than the one this program is of.
+    pub tree: Option<PathBuf>,
 }
 
 /// Builds both images and prints them.
 pub fn run(args: Args) -> Result<()> {
     let progress = Progress::stderr();
+    if args.previous {
+        let previous = crate::previous::build(&progress)?;
+        return crate::print(serde_json::to_string_pretty(&previous)?);
+    }
     let options = Options {
         profile: args.profile,
         tag: args.tag,
         base: args.base,
+        tree: None,
     };
     let images = build(&options, &progress)?;
     if args.verify {
@@ -100,17 +110,21 @@ pub fn run(args: Args) -> Result<()> {
 /// Builds both images, or takes them from the cache.
 pub fn build(options: &Options, progress: &Progress) -> Result<Vec<Image>> {
     let cache = cache()?;
-    // First what takes long and needs no lock of ours.
-    let plan = plan(options, progress)?;
-    let store = Store::open(&cache.join("store"), progress)?;
-    let mut images = Vec::new();
-    for (name, files) in plan {
-        images.push(image(&cache, &store, name, &files, options, progress)?);
-    }
+    let images = build_into(&cache, options, progress)?;
     for image in &images {
         prune(&cache, &image.name)?;
     }
     Ok(images)
+}
+
+/// As [`build`], with the archives in a directory of the caller's.
+pub fn build_into(directory: &Path, options: &Options, progress: &Progress) -> Result<Vec<Image>> {
+    // First what takes long and needs no lock of ours.
+    let plan = plan(options, progress)?;
+    let store = Store::open(&cache()?.join("store"), progress)?;
+    plan.into_iter()
+        .map(|(name, files)| image(directory, &store, name, &files, options, progress))
+        .collect()
 }
 
 /// Builds both images again, in an empty store, and compares.
@@ -137,7 +151,7 @@ fn plan(options: &Options, progress: &Progress) -> Result<[(&'static str, Vec<Pa
         carrick,
         carrickctl,
         carrick_cni,
-    } = Binaries::build(&options.profile, progress)?;
+    } = Binaries::build(options, progress)?;
     Ok([
         ("carrick", vec![carrick.clone(), carrickctl, carrick_cni]),
         ("carrick-ovs", vec![carrick]),
@@ -153,7 +167,8 @@ fn image(
     options: &Options,
     progress: &Progress,
 ) -> Result<Image> {
-    let recipe = crate::root().join("images").join(name);
+    let tree = options.tree.clone().unwrap_or_else(crate::root);
+    let recipe = tree.join("images").join(name);
     let packages = recipe.join("packages");
     let base = match &options.base {
         Some(base) => Base::Image(base.clone()),
@@ -284,7 +299,8 @@ fn prune(cache: &Path, name: &str) -> Result<()> {
     Ok(())
 }
 
-fn cache() -> Result<PathBuf> {
+/// Where images are kept.
+pub fn cache() -> Result<PathBuf> {
     let dir = carrick_testbed::paths::cache()?.join("images");
     fs::create_dir_all(&dir).with_context(|| format!("create {}", dir.display()))?;
     Ok(dir)

@@ -9,6 +9,7 @@ mod demo;
 mod generate;
 mod images;
 mod kernel_tests;
+mod previous;
 mod programs;
 mod test;
 mod tools;

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use crate::Test;
 
 /// How long a rollout over the few nodes of a bed may take.
-const ROLLOUT: Duration = Duration::from_mins(5);
+pub(super) const ROLLOUT: Duration = Duration::from_mins(5);
 
 pub fn tests() -> Vec<Test> {
     vec![
@@ -26,7 +26,7 @@ pub fn tests() -> Vec<Test> {
 }
 
 /// What the operator runs on the nodes, by pod name.
-fn operands(bed: &Bed, component: &str) -> Result<BTreeMap<String, Value>> {
+pub(super) fn operands(bed: &Bed, component: &str) -> Result<BTreeMap<String, Value>> {
     let selector = format!("app.kubernetes.io/component={component}");
     let out = bed.kubectl(&[
         "get", "pods", "-n", NAMESPACE, "-l", &selector, "-o", "json",
@@ -40,7 +40,7 @@ fn operands(bed: &Bed, component: &str) -> Result<BTreeMap<String, Value>> {
         .collect())
 }
 
-fn is_ready(pod: &Value) -> bool {
+pub(super) fn is_ready(pod: &Value) -> bool {
     pod["metadata"]["deletionTimestamp"].is_null()
         && pod["status"]["conditions"]
             .as_array()
@@ -49,7 +49,7 @@ fn is_ready(pod: &Value) -> bool {
             .any(|condition| condition["type"] == "Ready" && condition["status"] == "True")
 }
 
-fn image_of(pod: &Value) -> &str {
+pub(super) fn image_of(pod: &Value) -> &str {
     pod["spec"]["containers"][0]["image"]
         .as_str()
         .unwrap_or_default()
@@ -70,7 +70,7 @@ fn upgrade(bed: &Bed, image: &str, tag: &str) -> Result<()> {
 }
 
 /// Waits until every agent and controller runs `tag`; fails when ever two agents are away at once.
-fn follow(bed: &Bed, tag: &str) -> Result<()> {
+pub(super) fn follow(bed: &Bed, tag: &str) -> Result<()> {
     let nodes = bed.node_names().len();
     let mut crowd = None;
     wait::until(&format!("the rollout of {tag}"), ROLLOUT, || {

@@ -7,6 +7,8 @@ use std::process::Command;
 use anyhow::{Context as _, Result, ensure};
 use carrick_testbed::{Progress, binaries};
 
+use super::Options;
+
 /// The stripped binaries.
 #[derive(Debug)]
 pub struct Binaries {
@@ -20,24 +22,24 @@ pub struct Binaries {
 
 impl Binaries {
     /// Builds what is stale.
-    pub fn build(profile: &str, progress: &Progress) -> Result<Self> {
+    pub fn build(options: &Options, progress: &Progress) -> Result<Self> {
+        let Options { profile, tree, .. } = options;
         progress.say(format!("building binaries (profile {profile})"));
         let target = crate::target_dir(&crate::root());
-        cargo(
-            profile,
-            &["--package", "carrick", "--package", "carrick-cli"],
-            None,
-        )?;
+        let cargo = |arguments: &[&str], flags| cargo(tree.as_deref(), profile, arguments, flags);
+        cargo(&["--package", "carrick", "--package", "carrick-cli"], None)?;
         // What is copied to hosts must run on any of them: static. A triple of its own keeps the flag
         // away from build scripts and from the other binaries' artifacts.
         let triple = host_triple()?;
         cargo(
-            profile,
             &["--package", "carrick-cni", "--target", &triple],
             Some("-C target-feature=+crt-static"),
         )?;
         let directory = if profile == "dev" { "debug" } else { profile };
-        let stripped = target.join("stripped").join(directory);
+        let stripped = match tree {
+            None => target.join("stripped").join(directory),
+            Some(tree) => tree.join("stripped"),
+        };
         fs::create_dir_all(&stripped).with_context(|| format!("create {}", stripped.display()))?;
         let cni = strip(
             &target.join(&triple).join(directory).join("carrick-cni"),
@@ -52,8 +54,21 @@ impl Binaries {
     }
 }
 
-fn cargo(profile: &str, arguments: &[&str], flags: Option<&str>) -> Result<()> {
+fn cargo(
+    tree: Option<&Path>,
+    profile: &str,
+    arguments: &[&str],
+    flags: Option<&str>,
+) -> Result<()> {
     let mut command = binaries::cargo();
+    if let Some(tree) = tree {
+        // Cargo names artifacts by their place in the workspace and takes another tree's for this one's.
+        // Another setting gives ours a name of their own, and the dependencies', which have their own
+        // settings, are shared.
+        command
+            .current_dir(tree)
+            .env("CARGO_PROFILE_DEV_DEBUG", "none");
+    }
     command
         .args(["build", "--quiet", "--locked", "--profile", profile])
         .args(arguments);
