@@ -7,7 +7,7 @@ use std::process::Output;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use carrick_testbed::{Cluster, ClusterSpec, NodeKind, Progress, StartupTaint};
+use carrick_testbed::{Cluster, ClusterSpec, NodeKind, PodCidrs, Progress, StartupTaint};
 use serde_json::{Value, json};
 
 use crate::command::{run, succeed};
@@ -16,6 +16,9 @@ use crate::pod::Pod;
 use crate::portrait;
 use crate::prober::Prober;
 use crate::wait;
+
+/// The label that says what a node is made of: `namespace` or `kernel`.
+const KIND_LABEL: &str = "e2e.carrick.dev/kind";
 
 mod faults;
 mod release;
@@ -39,8 +42,14 @@ pub struct BedSpec {
     pub mask: u8,
     /// What the nodes are made of: kernel nodes get the kernel datapath.
     pub kind: NodeKind,
+    /// So many of the last nodes are kernel nodes in any case.
+    pub kernel_nodes: usize,
+    /// Who gives nodes their pod CIDRs.
+    pub pod_cidrs: PodCidrs,
     /// `spec.traffic` of its Networking beside the transport interface, as JSON.
     pub traffic: &'static str,
+    /// Further fields of its `spec`, as JSON.
+    pub more: &'static str,
     /// What landed before on its nodes.
     pub previous: Past,
 }
@@ -52,6 +61,7 @@ pub struct Bed {
     previous: Option<Previous>,
     helm: PathBuf,
     traffic: &'static str,
+    more: &'static str,
     /// What each node was before Carrick came.
     portraits: BTreeMap<String, String>,
 }
@@ -62,9 +72,9 @@ impl Bed {
     pub fn up(spec: &BedSpec) -> Result<Self> {
         let progress = Progress::stderr();
         wait::be_patient(match spec.kind {
-            NodeKind::Namespace => 1,
+            NodeKind::Namespace if spec.kernel_nodes == 0 => 1,
             // A system call costs microseconds there, and each node has one processor.
-            NodeKind::Kernel => 3,
+            NodeKind::Namespace | NodeKind::Kernel => 3,
         });
         // First the older: the programs that `cargo build` leaves are those of the last.
         let previous = match spec.previous {
@@ -83,6 +93,8 @@ impl Bed {
                 node_mask_v4: spec.mask,
                 startup_taint: StartupTaint::Enabled,
                 kind: spec.kind,
+                kernel_nodes: spec.kernel_nodes,
+                pod_cidrs: spec.pod_cidrs,
                 images: archives,
             },
             &progress,
@@ -94,8 +106,10 @@ impl Bed {
             previous,
             helm,
             traffic: spec.traffic,
+            more: spec.more,
             portraits: BTreeMap::new(),
         };
+        bed.label_kinds()?;
         progress.say("recording what the nodes are without Carrick");
         for node in bed.node_names() {
             let text = portrait::take(&bed, &node)?;
@@ -110,6 +124,19 @@ impl Bed {
             .with_context(|| bed.report("installation"))?;
         progress.say("the network is Ready");
         Ok(bed)
+    }
+
+    /// Labels nodes with what they are made of, for nodeConfigs.
+    fn label_kinds(&self) -> Result<()> {
+        for node in self.cluster.nodes() {
+            let kind = match self.cluster.spec().kind_of(node.number()) {
+                NodeKind::Namespace => "namespace",
+                NodeKind::Kernel => "kernel",
+            };
+            let label = format!("{KIND_LABEL}={kind}");
+            self.kubectl(&["label", "--overwrite", "node", node.name(), &label])?;
+        }
+        Ok(())
     }
 
     /// Removes the cluster; fails when something is left of it.

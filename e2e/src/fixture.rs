@@ -5,7 +5,7 @@ use std::sync::Mutex;
 use std::time::Instant;
 
 use anyhow::{Result, anyhow};
-use carrick_testbed::{NodeKind, Progress};
+use carrick_testbed::{NodeKind, PodCidrs, Progress};
 
 use crate::bed::{Bed, BedSpec, IpFamily, Past};
 
@@ -16,65 +16,75 @@ pub enum Fixture {
     Dual,
     /// Two nodes, IPv4 only, VXLAN.
     V4,
-    /// Two nodes, IPv6 only, Hybrid.
+    /// Two nodes, IPv6 only, Hybrid; Carrick allocates their pod CIDRs.
     V6,
     /// Two nodes, IPv4 and IPv6, with what landed before.
     Previous,
     /// Two nodes with kernels of their own, IPv4 and IPv6, Geneve: the kernel datapath.
     Kernel,
+    /// A node in a namespace and one with a kernel of its own: a datapath of each kind.
+    Mixed,
 }
 
 impl Fixture {
     fn spec(self) -> BedSpec {
+        let plain = BedSpec {
+            name: "e2e-dual",
+            nodes: 2,
+            family: IpFamily::Dual,
+            mask: 20,
+            kind: NodeKind::Namespace,
+            kernel_nodes: 0,
+            pod_cidrs: PodCidrs::ControllerManager,
+            traffic: "{}",
+            more: "{}",
+            previous: Past::Absent,
+        };
         match self {
-            Self::Dual => BedSpec {
-                name: "e2e-dual",
-                nodes: 3,
-                family: IpFamily::Dual,
-                mask: 20,
-                kind: NodeKind::Namespace,
-                traffic: "{}",
-                previous: Past::Absent,
-            },
+            Self::Dual => BedSpec { nodes: 3, ..plain },
             Self::V4 => BedSpec {
                 name: "e2e-v4",
-                nodes: 2,
                 family: IpFamily::V4,
                 mask: 24,
-                kind: NodeKind::Namespace,
                 traffic: r#"{"tunnel":{"protocol":"VXLAN"}}"#,
-                previous: Past::Absent,
+                ..plain
             },
             Self::V6 => BedSpec {
                 name: "e2e-v6",
-                nodes: 2,
                 family: IpFamily::V6,
-                mask: 24,
-                kind: NodeKind::Namespace,
+                pod_cidrs: PodCidrs::Nobody,
                 traffic: r#"{"mode":"Hybrid"}"#,
-                previous: Past::Absent,
+                more: NODE_IPAM,
+                ..plain
             },
             Self::Previous => BedSpec {
                 name: "e2e-previous",
-                nodes: 2,
-                family: IpFamily::Dual,
-                mask: 24,
-                kind: NodeKind::Namespace,
-                traffic: "{}",
                 previous: Past::Installed,
+                ..plain
             },
             Self::Kernel => BedSpec {
                 name: "e2e-kernel",
-                nodes: 2,
-                family: IpFamily::Dual,
-                mask: 20,
                 kind: NodeKind::Kernel,
-                traffic: "{}",
                 previous: Past::Available,
+                ..plain
+            },
+            Self::Mixed => BedSpec {
+                name: "e2e-mixed",
+                kernel_nodes: 1,
+                more: KERNEL_POOL,
+                ..plain
             },
         }
     }
 }
+
+/// Each range holds the CIDR of one node: the second node's is of the second.
+const NODE_IPAM: &str = r#"{"ipam": {"mode": "NodeIPAM", "nodeIPAM": {
+    "clusterCIDRs": ["fd00:10:128::/64", "fd00:10:200::/64"]}}}"#;
+
+/// Nodes with a kernel of their own have the kernel datapath.
+const KERNEL_POOL: &str = r#"{"nodeConfigs": [{"name": "kernel", "datapath": {"type": "Kernel"},
+    "nodeSelector": {"matchLabels": {"e2e.carrick.dev/kind": "kernel"}}}]}"#;
 
 /// The clusters started so far. One runs at a time: two cores do not carry more.
 pub struct Fixtures {

@@ -4,6 +4,7 @@
 mod addresses;
 mod connectivity;
 mod faults;
+mod ipam;
 mod reboot;
 mod refusals;
 mod removal;
@@ -26,6 +27,7 @@ pub fn all() -> Vec<Suite> {
         (Fixture::V4, "v4_no_encap", removal::no_encap_tests()),
         (Fixture::V4, "uninstall", removal::uninstall_tests()),
         (Fixture::V6, "v6_connectivity", connectivity::tests()),
+        (Fixture::V6, "v6_ipam", ipam::tests()),
         (Fixture::V6, "damage", faults::damage_tests()),
         (Fixture::Dual, "dual_connectivity", connectivity::tests()),
         (Fixture::Dual, "spoof", spoof::tests()),
@@ -51,6 +53,11 @@ pub fn all() -> Vec<Suite> {
             Fixture::Kernel,
             "kernel_no_encap",
             removal::no_encap_tests(),
+        ),
+        (
+            Fixture::Mixed,
+            "kernel_mixed_connectivity",
+            connectivity::tests(),
         ),
     ]
 }

@@ -55,9 +55,9 @@ impl Cluster {
     /// something does not come up in time; the logs' end is part of the error.
     pub fn up(spec: &ClusterSpec, progress: &Progress) -> Result<Self> {
         spec.validate()?;
-        require_tools(spec.kind)?;
+        spec.kinds().try_for_each(require_tools)?;
         let binaries = binaries::kubernetes(progress)?;
-        if spec.kind == NodeKind::Kernel {
+        if spec.kinds().any(|kind| kind == NodeKind::Kernel) {
             // Here, where building it can be told; machines only look it up.
             kernel::build(progress)?;
         }
@@ -122,7 +122,7 @@ impl Cluster {
         let nodes = (1..=record.spec.nodes)
             .map(|number| {
                 let node = names::node(number);
-                let host: Box<dyn NodeHost> = match record.spec.kind {
+                let host: Box<dyn NodeHost> = match record.spec.kind_of(number) {
                     NodeKind::Namespace => Box::new(Machine::new(name, &node, &dir)),
                     NodeKind::Kernel => Box::new(Guest::new(name, &node, record.index, &dir)),
                 };
@@ -153,7 +153,10 @@ impl Cluster {
         let pki = Pki::open(&self.dir.join("pki"))?;
         let pause = self.binaries.pause_image()?;
         let images = self.images(&pause)?;
-        let preloaded = Preloaded::make(spec.kind, &images, &self.progress)?;
+        let preloaded = spec
+            .kinds()
+            .map(|kind| Ok((kind, Preloaded::make(kind, &images, &self.progress)?)))
+            .collect::<Result<Vec<_>>>()?;
         if self.control_plane.pid().is_none() {
             // The fabric holds the other end of every link: all or nothing.
             destroy::destroy(&spec.name, &self.dir, Extent::Running, &self.progress)?;
@@ -167,7 +170,9 @@ impl Cluster {
         // At once: kernels take their time to boot.
         let stopped = self.nodes.iter().filter(|node| !node.is_running());
         in_parallel(stopped, |node| {
-            self.boot(node, &pki, &pause, Some(preloaded.clone()))
+            let kind = spec.kind_of(node.number());
+            let preloaded = preloaded.iter().find(|(of, _)| *of == kind);
+            self.boot(node, &pki, &pause, preloaded.map(|(_, set)| set.clone()))
         })?;
         self.progress
             .say("machines started; waiting for the API server and the nodes");

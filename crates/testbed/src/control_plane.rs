@@ -8,7 +8,7 @@ use anyhow::Result;
 use crate::addressing::Addressing;
 use crate::machine::{Blueprint, Component};
 use crate::pki::{Pki, Subject};
-use crate::spec::{ClusterSpec, IpFamily};
+use crate::spec::{ClusterSpec, IpFamily, PodCidrs};
 
 /// Component names, as tests use them.
 pub const ETCD: &str = "etcd";
@@ -189,7 +189,10 @@ fn controller_manager(
         ("cluster-signing-key-file", file("ca.key")),
         ("use-service-account-credentials", "true".to_owned()),
         ("leader-elect", "false".to_owned()),
-        ("allocate-node-cidrs", "true".to_owned()),
+        (
+            "allocate-node-cidrs",
+            (spec.pod_cidrs == PodCidrs::ControllerManager).to_string(),
+        ),
         ("cluster-cidr", addressing.pod_cidrs().join(",")),
         (
             "service-cluster-ip-range",

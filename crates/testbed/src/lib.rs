@@ -50,4 +50,4 @@ pub use links::{Limit, Link};
 pub use machine::Machine;
 pub use node::Node;
 pub use progress::Progress;
-pub use spec::{ClusterSpec, IpFamily, NodeKind, StartupTaint};
+pub use spec::{ClusterSpec, IpFamily, NodeKind, PodCidrs, StartupTaint};

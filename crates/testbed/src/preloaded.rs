@@ -29,7 +29,7 @@ const DISK: &str = "disk";
 /// Where both are cached.
 const CACHE: &str = "preloaded";
 /// Sets of images that are kept.
-const KEPT: usize = 3;
+const KEPT: usize = 4;
 
 /// What nodes of a kind start from.
 #[derive(Debug, Clone)]

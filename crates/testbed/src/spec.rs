@@ -87,6 +87,17 @@ impl fmt::Display for NodeKind {
     }
 }
 
+/// Who gives nodes their pod CIDRs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PodCidrs {
+    /// kube-controller-manager.
+    #[default]
+    ControllerManager,
+    /// Nobody here: it is started with `--allocate-node-cidrs=false`.
+    Nobody,
+}
+
 /// What a cluster shall be.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ClusterSpec {
@@ -103,6 +114,12 @@ pub struct ClusterSpec {
     /// What the nodes are made of. Records of older clusters do not say.
     #[serde(default)]
     pub kind: NodeKind,
+    /// So many of the last nodes have kernels of their own, whatever the others are made of.
+    #[serde(default)]
+    pub kernel_nodes: usize,
+    /// Who gives nodes their pod CIDRs.
+    #[serde(default)]
+    pub pod_cidrs: PodCidrs,
     /// Archives of images that nodes have from their start.
     #[serde(default)]
     pub images: Vec<PathBuf>,
@@ -119,8 +136,26 @@ impl ClusterSpec {
             node_mask_v4: 24,
             startup_taint: StartupTaint::Disabled,
             kind: NodeKind::Namespace,
+            kernel_nodes: 0,
+            pod_cidrs: PodCidrs::ControllerManager,
             images: Vec::new(),
         }
+    }
+
+    /// What a node is made of; the first is number 1.
+    #[must_use]
+    pub fn kind_of(&self, number: usize) -> NodeKind {
+        if number > self.nodes.saturating_sub(self.kernel_nodes) {
+            NodeKind::Kernel
+        } else {
+            self.kind
+        }
+    }
+
+    /// The kinds of nodes there are.
+    pub(crate) fn kinds(&self) -> impl Iterator<Item = NodeKind> + use<> {
+        let (first, last) = (self.kind_of(1), self.kind_of(self.nodes));
+        std::iter::once(first).chain((first != last).then_some(last))
     }
 
     pub(crate) fn validate(&self) -> Result<()> {
@@ -128,6 +163,12 @@ impl ClusterSpec {
         ensure!(
             (1..=200).contains(&self.nodes),
             "a cluster has 1 to 200 nodes, not {}",
+            self.nodes
+        );
+        ensure!(
+            self.kernel_nodes <= self.nodes,
+            "{} of {} nodes cannot have kernels of their own",
+            self.kernel_nodes,
             self.nodes
         );
         ensure!(
@@ -163,6 +204,20 @@ mod tests {
         spec.nodes = 16;
         spec.validate().unwrap();
         spec.nodes = 0;
+        spec.validate().unwrap_err();
+    }
+
+    #[test]
+    fn the_last_nodes_may_have_kernels_of_their_own() {
+        let mut spec = ClusterSpec::new("a");
+        assert_eq!(spec.kinds().collect::<Vec<_>>(), [NodeKind::Namespace]);
+        spec.kernel_nodes = 1;
+        assert_eq!(
+            [1, 2, 3].map(|number| spec.kind_of(number)),
+            [NodeKind::Namespace, NodeKind::Namespace, NodeKind::Kernel]
+        );
+        assert_eq!(spec.kinds().count(), 2);
+        spec.kernel_nodes = 4;
         spec.validate().unwrap_err();
     }
 }

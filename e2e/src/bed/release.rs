@@ -121,10 +121,12 @@ impl Bed {
         };
         let mut traffic: Value = serde_json::from_str(traffic).context("traffic is JSON")?;
         traffic["transport"] = json!({"interface": "eth1"});
+        let mut spec: Value = serde_json::from_str(self.more).context("more is JSON")?;
+        spec["traffic"] = traffic;
+        spec["datapath"] = json!({"type": datapath});
         Ok(json!({
             "apiVersion": "carrick.dev/v1alpha1", "kind": "Networking",
-            "metadata": {"name": "default"},
-            "spec": {"traffic": traffic, "datapath": {"type": datapath}},
+            "metadata": {"name": "default"}, "spec": spec,
         }))
     }
 }
