@@ -43,7 +43,7 @@ enum Verb {
     Demo(demo::Args),
     /// Figures of the optimised build against other programs, in the same run.
     Bench(bench::Args),
-    /// Run all tests but the end-to-end ones, in two lanes.
+    /// Run all tests but the end-to-end ones, in three lanes.
     Test(test::Args),
     /// Run the Open vSwitch tests (`ovs_*`) on the kernel datapath, on a kernel node.
     KernelTests(kernel_tests::Args),

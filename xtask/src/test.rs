@@ -1,8 +1,9 @@
-//! `cargo xtask test`: the tests of the workspace but the end-to-end ones, in two lanes.
+//! `cargo xtask test`: the tests of the workspace but the end-to-end ones, in three lanes.
 //!
 //! Cargo runs one test program after the other. Those that start a control plane or a cluster wait most of
-//! the time: they have a lane of their own beside all the others.
+//! the time: two of them run beside all the others.
 
+use std::collections::VecDeque;
 use std::process::{Command, ExitCode, Output, Stdio};
 use std::sync::Mutex;
 use std::thread;
@@ -28,14 +29,17 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     if let Some(wanted) = &args.program {
         programs.retain(|program| program.name.contains(wanted));
     }
-    let (waiting, working): (Vec<_>, Vec<_>) = programs.into_iter().partition(waits);
+    let (waiting, working): (VecDeque<_>, VecDeque<_>) = programs.into_iter().partition(waits);
+    let queues = [Mutex::new(waiting), Mutex::new(working)];
     let failed = Mutex::new(Vec::new());
     let lanes = thread::scope(|scope| {
-        let lanes = [waiting, working].map(|lane| {
+        let lanes = [&queues[0], &queues[0], &queues[1]].map(|queue| {
             let (failed, progress) = (&failed, &progress);
             scope.spawn(move || {
-                lane.iter()
-                    .try_for_each(|program| one(program, failed, progress))
+                while let Some(program) = next(queue) {
+                    one(&program, failed, progress)?;
+                }
+                anyhow::Ok(())
             })
         });
         lanes.map(|lane| {
@@ -64,6 +68,13 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     }
     progress.say(format!("failed: {}", failed.join(", ")));
     Ok(ExitCode::FAILURE)
+}
+
+fn next(queue: &Mutex<VecDeque<Program>>) -> Option<Program> {
+    queue
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner)
+        .pop_front()
 }
 
 /// Starts a control plane or a cluster.
