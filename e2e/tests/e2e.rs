@@ -1,7 +1,8 @@
 //! End-to-end tests: one process, a few real clusters, tests in order.
 //!
 //! Each suite names the cluster it needs; a cluster is started when its first test runs and removed
-//! when its last one ended (`CARRICK_E2E_KEEP=1` keeps it). Filters work as with `cargo test`.
+//! when its last one ended (`CARRICK_E2E_KEEP=1` keeps it). Filters work as with `cargo test`; what
+//! takes too long for CI is ignored unless `--ignored` or `--include-ignored` is given.
 
 mod suites;
 
@@ -20,14 +21,15 @@ fn main() -> ExitCode {
     arguments.test_threads = Some(1);
     let fixtures = Arc::new(Fixtures::default());
     let mut trials = Vec::new();
-    for (fixture, suite, tests) in suites::all() {
+    for (fixture, pace, suite, tests) in suites::all() {
         for (name, run) in tests {
             let fixtures = Arc::clone(&fixtures);
             let full = format!("{suite}::{name}");
             let test_name = full.clone();
-            trials.push(Trial::test(full, move || {
+            let trial = Trial::test(full, move || {
                 fixtures.run(fixture, &test_name, run).map_err(Into::into)
-            }));
+            });
+            trials.push(trial.with_ignored_flag(pace == Pace::Slow));
         }
     }
     let conclusion = libtest_mimic::run(&arguments, trials);
@@ -39,5 +41,14 @@ fn main() -> ExitCode {
     }
 }
 
-/// What `suites::all` returns: fixture, suite name, tests.
-pub type Suite = (Fixture, &'static str, Vec<Test>);
+/// Who waits for a suite.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pace {
+    /// CI.
+    Quick,
+    /// `hack/test slow`.
+    Slow,
+}
+
+/// What `suites::all` returns: fixture, pace, suite name, tests.
+pub type Suite = (Fixture, Pace, &'static str, Vec<Test>);

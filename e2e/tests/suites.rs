@@ -16,48 +16,47 @@ mod upgrade;
 
 use carrick_e2e::fixture::Fixture;
 
-use crate::Suite;
+use crate::{Pace, Suite};
 
 /// Every suite with its cluster.
 pub fn all() -> Vec<Suite> {
+    use Fixture::{Dual, Kernel, Mixed, Previous, V4, V6};
+    use Pace::{Quick, Slow};
     vec![
-        (Fixture::Previous, "upgrade", upgrade::tests()),
-        (Fixture::V4, "v4_connectivity", connectivity::tests()),
-        (Fixture::V4, "rollout", rollout::tests()),
-        (Fixture::V4, "v4_no_encap", removal::no_encap_tests()),
-        (Fixture::V4, "uninstall", removal::uninstall_tests()),
-        (Fixture::V6, "v6_connectivity", connectivity::tests()),
-        (Fixture::V6, "v6_ipam", ipam::tests()),
-        (Fixture::V6, "damage", faults::damage_tests()),
-        (Fixture::Dual, "dual_connectivity", connectivity::tests()),
-        (Fixture::Dual, "spoof", spoof::tests()),
-        (Fixture::Dual, "security", security::tests()),
-        (Fixture::Dual, "runtime", runtime::tests()),
-        (Fixture::Dual, "refusals", refusals::tests()),
-        (Fixture::Dual, "faults", faults::kill_tests()),
-        (Fixture::Dual, "absence", faults::absence_tests()),
-        (Fixture::Dual, "addresses", addresses::tests()),
-        (Fixture::Dual, "removal", removal::deletion_tests()),
-        (Fixture::Dual, "dual_no_encap", removal::no_encap_tests()),
+        (Previous, Quick, "upgrade", upgrade::tests()),
+        (V4, Quick, "v4_connectivity", connectivity::tests()),
+        (V4, Quick, "rollout", rollout::failure_tests()),
+        (V4, Slow, "rollout_order", rollout::order_tests()),
+        (V4, Quick, "v4_no_encap", removal::no_encap_tests()),
+        (V4, Quick, "uninstall", removal::uninstall_tests()),
+        (V6, Quick, "v6_connectivity", connectivity::tests()),
+        (V6, Quick, "v6_ipam", ipam::tests()),
+        (V6, Quick, "damage", faults::damage_tests()),
+        (Dual, Quick, "dual_connectivity", connectivity::tests()),
+        (Dual, Quick, "spoof", spoof::tests()),
+        (Dual, Quick, "security", security::tests()),
+        (Dual, Quick, "runtime", runtime::tests()),
+        (Dual, Quick, "refusals", refusals::tests()),
+        (Dual, Quick, "faults", faults::kill_tests()),
+        (Dual, Quick, "absence", faults::absence_tests()),
+        (Dual, Quick, "addresses", addresses::tests()),
+        (Dual, Slow, "many_pods", addresses::many_pods_tests()),
+        (Dual, Quick, "removal", removal::deletion_tests()),
+        (Dual, Quick, "dual_no_encap", removal::no_encap_tests()),
+        (Kernel, Quick, "kernel_connectivity", connectivity::tests()),
+        (Kernel, Slow, "kernel_spoof", spoof::tests()),
+        (Kernel, Slow, "kernel_faults", faults::kernel_tests()),
+        (Kernel, Slow, "kernel_rollout", rollout::failure_tests()),
+        (Kernel, Slow, "kernel_rollout_order", rollout::order_tests()),
+        (Kernel, Quick, "kernel_upgrade", upgrade::kernel_tests()),
+        (Kernel, Quick, "kernel_reboot", reboot::tests()),
         (
-            Fixture::Kernel,
-            "kernel_connectivity",
-            connectivity::tests(),
+            Kernel,
+            Slow,
+            "kernel_foreign_commit",
+            reboot::foreign_commit_tests(),
         ),
-        (Fixture::Kernel, "kernel_spoof", spoof::tests()),
-        (Fixture::Kernel, "kernel_faults", faults::kernel_tests()),
-        (Fixture::Kernel, "kernel_rollout", rollout::tests()),
-        (Fixture::Kernel, "kernel_upgrade", upgrade::kernel_tests()),
-        (Fixture::Kernel, "kernel_reboot", reboot::tests()),
-        (
-            Fixture::Kernel,
-            "kernel_no_encap",
-            removal::no_encap_tests(),
-        ),
-        (
-            Fixture::Mixed,
-            "kernel_mixed_connectivity",
-            connectivity::tests(),
-        ),
+        (Kernel, Slow, "kernel_no_encap", removal::no_encap_tests()),
+        (Mixed, Slow, "kernel_mixed", connectivity::tests()),
     ]
 }

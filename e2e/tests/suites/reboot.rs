@@ -11,13 +11,14 @@ use carrick_e2e::wait;
 use crate::Test;
 
 pub fn tests() -> Vec<Test> {
-    vec![
-        (
-            "a_rebooted_node_keeps_its_pods_addresses_and_gives_none_twice",
-            addresses,
-        ),
-        ("a_commit_of_another_boot_is_not_restored", foreign_commit),
-    ]
+    vec![(
+        "a_rebooted_node_keeps_its_pods_addresses_and_gives_none_twice",
+        addresses,
+    )]
+}
+
+pub fn foreign_commit_tests() -> Vec<Test> {
+    vec![("a_commit_of_another_boot_is_not_restored", foreign_commit)]
 }
 
 /// The agent's saved commit, and where a copy of it outlives a reboot.
