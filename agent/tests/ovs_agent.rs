@@ -139,13 +139,7 @@ async fn a_switch_that_starts_anew_is_programmed_again() {
     assert!(ping(&one_box.0, &two_ips[0]));
     let flows = a.flows();
     a.restart_switch();
-    wait("the switch to be programmed again", || {
-        a.ovs.mgmt("br-int").exists()
-            && a.ovs
-                .ofctl(&["dump-aggregate", &a.ovs.target("br-int")])
-                .is_ok()
-            && a.flows() == flows
-    });
+    a.wait_programmed_again(&flows);
     a.wait_ready();
     assert!(ping(&one_box.0, &two_ips[0]));
     assert!(
@@ -232,11 +226,12 @@ async fn a_host_with_a_switch_of_its_own_is_named_and_left_alone() {
     child.kill().unwrap();
     child.wait().unwrap();
     a.wait_ready();
+    let flows = a.flows();
     a.restart_switch();
+    a.wait_programmed_again(&flows);
     a.wait_ready();
     assert!(!is_refused(&a));
     // One that is started later is named as well, and what was programmed stays.
-    let flows = a.flows();
     let mut child = start_theirs(&a, theirs.path());
     wait("the other switch to be named again", || is_refused(&a));
     assert_eq!(a.flows(), flows);

@@ -457,6 +457,17 @@ impl LabNode {
         self.mark_restored(start);
     }
 
+    /// Waits until a switch that was started again has these flows. The agent may be ready for the one
+    /// before until it notices.
+    pub fn wait_programmed_again(&self, flows: &[String]) {
+        wait("the switch to be programmed again", || {
+            let answers = self
+                .ovs
+                .ofctl(&["dump-aggregate", &self.ovs.target("br-int")]);
+            answers.is_ok() && self.flows() == flows
+        });
+    }
+
     /// kill -9 of ovs-vswitchd and a new start, of which `carrick switch` has not yet said that it
     /// is restored.
     pub fn restart_vswitchd(&mut self) -> StartId {
