@@ -48,7 +48,7 @@ pub fn all() -> Vec<Suite> {
         (Kernel, Slow, "kernel_faults", faults::kernel_tests()),
         (Kernel, Slow, "kernel_rollout", rollout::failure_tests()),
         (Kernel, Slow, "kernel_rollout_order", rollout::order_tests()),
-        (Kernel, Quick, "kernel_upgrade", upgrade::kernel_tests()),
+        (Kernel, Slow, "kernel_upgrade", upgrade::kernel_tests()),
         (Kernel, Quick, "kernel_reboot", reboot::tests()),
         (
             Kernel,
