@@ -18,8 +18,8 @@ pub fn tests() -> Vec<Test> {
 
 /// Of the ranges in `spec.ipam.nodeIPAM.clusterCIDRs` each holds the CIDR of one node.
 fn cidrs(bed: &Bed) -> Result<()> {
-    let spec = bed.networking_spec()?;
-    let ranges = strings(&spec["ipam"]["nodeIPAM"]["clusterCIDRs"]);
+    let ranges = strings(&bed.networking()?["spec"]["ipam"]["nodeIPAM"]["clusterCIDRs"]);
+    ensure!(ranges.len() == bed.node_names().len(), "{ranges:?}");
     let mut given = BTreeSet::new();
     for node in bed.node_names() {
         let spec = bed.get("node", None, &node)?["spec"].clone();
