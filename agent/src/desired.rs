@@ -1,6 +1,7 @@
 //! What the switch's database must say, from the plan (pure).
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use carrick_api::names::link;
 use carrick_datapath::{DatapathKind, Port, Tunnel, TunnelProtocol};
@@ -44,6 +45,19 @@ pub fn switch_config<'a>(
                 .insert(link::TRANSPORT_BRIDGE.to_owned());
         }
         DatapathKind::Netdev => config.bridges.push(transport_bridge(plan, links)),
+    }
+    config
+}
+
+/// The same without the transport interface in its bridge.
+pub fn without_transport(
+    plan: &NodePlan,
+    attachments: &[Arc<Attachment>],
+    links: &HostLinks,
+) -> SwitchConfig {
+    let mut config = switch_config(plan, attachments.iter().map(Arc::as_ref), links);
+    for bridge in &mut config.bridges {
+        bridge.ports.retain(|port| port.name != plan.transport.link);
     }
     config
 }

@@ -1,5 +1,5 @@
 //! Makes the host's network stack what it must be: the gateway link, routes, neighbours, sysctls,
-//! nftables, and on the userspace datapath the transport interface's way into its bridge.
+//! nftables, and on the userspace datapath the transport interface's way into its bridge ([`transport`]).
 //!
 //! Everything by difference; errors are collected and the rest goes on.
 
@@ -11,9 +11,10 @@ use carrick_api::names::link;
 use carrick_datapath::{HostDesired, HostRoute, MacAddr, NftFamily, NftTable, RouteLink};
 use carrick_k8s::telemetry::chain;
 use carrick_node::{
-    AdminState, Link, LinkFacts, LinkLocal, Neighbour, Netlink, NetlinkError, Nft, Route,
-    RouteOrigin, Sysctls,
+    AdminState, Link, LinkLocal, Look, Neighbour, Netlink, NetlinkError, Nft, Route, RouteOrigin,
+    Sysctls,
 };
+use tokio::time::Instant;
 use tracing::{debug, info};
 
 use crate::before::{BeforeFile, ChangedSysctl};
@@ -21,6 +22,14 @@ use crate::firewall::driver::Firewalls;
 use crate::paths::Paths;
 use crate::plan::{HostLink, HostLinks, NodePlan};
 use crate::status::Fact;
+
+mod transport;
+
+/// How long links that were read count while pods come and go. The kernel tells of every change of a link
+/// that is no pod's ([`links`](crate::links)), upon which all are read.
+const LINKS_COUNT: Duration = Duration::from_secs(2);
+/// How many links are asked for one by one rather than all at once.
+const ONE_BY_ONE: usize = 16;
 
 /// How long Open vSwitch may take to make an internal port after the transaction.
 const LINK_LIMIT: Duration = Duration::from_secs(10);
@@ -33,6 +42,9 @@ pub struct Host {
     firewalls: Firewalls,
     sysctls: Sysctls,
     before: BeforeFile,
+    bridge: transport::Bridge,
+    /// The links as they were read last, and when all of them were.
+    known_links: Option<(HostLinks, Instant)>,
 }
 
 /// What went wrong, each with its cause in the text.
@@ -74,6 +86,8 @@ impl Host {
             firewalls: Firewalls::new(Nft::new(None)),
             sysctls: Sysctls::at(&paths.proc_sys_net),
             before,
+            bridge: transport::Bridge::default(),
+            known_links: None,
         })
     }
 
@@ -87,7 +101,7 @@ impl Host {
     ///
     /// # Errors
     /// The kernel does not answer.
-    pub async fn links(&self) -> Result<HostLinks, NetlinkError> {
+    pub async fn links(&mut self) -> Result<HostLinks, NetlinkError> {
         let mut links: HostLinks = self
             .netlink
             .links()
@@ -101,6 +115,7 @@ impl Host {
                 link.addresses.push(address.net);
             }
         }
+        self.follow_bridge(&links).await;
         if let Some(saved) = &self.before.get().transport {
             let bridge = links
                 .entry(link::TRANSPORT_BRIDGE.to_owned())
@@ -114,94 +129,60 @@ impl Host {
                 }
             }
         }
+        self.known_links = Some((links.clone(), Instant::now()));
         Ok(links)
     }
 
-    /// Remembers what the transport interface has, before it goes into a bridge.
+    /// The links of [`Self::links`] where they were read not long ago, with the pods' links `new` as they
+    /// are now, and of the others those that `may_be` there. Reading takes 30 µs a link, and a pod waits.
     ///
     /// # Errors
-    /// In words; nothing must be moved then.
-    pub async fn remember_transport(&mut self, nic: &str) -> Result<LinkFacts, String> {
-        let facts = self
-            .netlink
-            .facts(nic)
-            .await
-            .map_err(|error| chain(&error))?;
-        let saved = self.before.get().transport.clone();
-        let saved = match saved.filter(|saved| saved.link.name == nic) {
-            Some(saved) => Some(saved),
-            // The memory was lost (a damaged file is set aside): what the bridge has came from the
-            // interface, and a cleanup must be able to give it back.
-            None => self
-                .netlink
-                .facts(link::TRANSPORT_BRIDGE)
-                .await
-                .map_err(|error| chain(&error))?,
+    /// The kernel does not answer.
+    pub async fn links_with(
+        &mut self,
+        new: &[&str],
+        may_be: impl Fn(&str) -> bool,
+    ) -> Result<HostLinks, NetlinkError> {
+        let (mut links, read) = match self.known_links.take() {
+            Some((links, read)) if read.elapsed() <= LINKS_COUNT && new.len() <= ONE_BY_ONE => {
+                (links, read)
+            }
+            _ => return self.links().await,
         };
-        let merged = match (facts, saved) {
-            (Some(now), Some(saved)) => merge(saved, now),
-            (Some(now), _) => now,
-            (None, _) => return Err(format!("interface {nic} is gone")),
-        };
-        self.before
-            .update(|before| before.transport = Some(merged.clone()))
-            .map_err(|error| chain(&error))?;
-        Ok(merged)
+        links.retain(|name, _| !link::is_pod(name) || may_be(name));
+        for name in new {
+            match self.netlink.link(name).await? {
+                Some(found) => links.insert(found.name.clone(), host_link(&found)),
+                None => links.remove(*name),
+            };
+        }
+        self.known_links = Some((links.clone(), read));
+        Ok(links)
     }
 
-    /// Moves the transport interface's addresses and routes to its bridge, as far as they are not
-    /// there already (the bridge's link is made anew when the switch restarts).
-    pub async fn move_transport(&self, saved: &LinkFacts, errors: &mut HostErrors) {
-        let wait = self
-            .netlink
-            .wait_link(link::TRANSPORT_BRIDGE, LINK_LIMIT)
-            .await;
-        let Some(bridge) = errors.note(wait) else {
-            return;
-        };
-        let nic = self.netlink.link(&saved.link.name).await;
-        let Some(Some(nic)) = errors.note(nic) else {
-            return;
-        };
-        for link in [&nic, &bridge] {
-            if !link.up {
-                errors.note(self.netlink.set_state(link.index, AdminState::Up).await);
-            }
-        }
-        let there = self.netlink.addresses(Some(bridge.index)).await;
-        let Some(there) = errors.note(there) else {
-            return;
-        };
-        let left = self.netlink.addresses(Some(nic.index)).await;
-        let Some(left) = errors.note(left) else {
-            return;
-        };
-        let moved = saved.addresses.iter().all(|wanted| {
-            there.iter().any(|held| held.net == wanted.net)
-                && !left.iter().any(|held| held.net == wanted.net)
-        });
-        if !moved {
-            info!(
-                from = nic.name,
-                to = bridge.name,
-                "moving the transport interface's addresses"
-            );
-            errors.extend(
-                self.netlink
-                    .move_facts(saved, nic.index, bridge.index)
-                    .await,
-            );
-        }
+    /// A link has changed: all are read next time.
+    pub fn forget_links(&mut self) {
+        self.known_links = None;
     }
 
-    /// Makes our nftables tables what they must be. On the userspace datapath this comes before a
-    /// pod's link is set up.
-    pub async fn sync_tables(&mut self, tables: &[NftTable], errors: &mut HostErrors) {
-        for NftTable { family, name, text } in tables {
-            let applied = self.nft.sync(family.as_str(), name, text.as_deref()).await;
-            if let Some(applied) = errors.note(applied) {
-                debug!(family = family.as_str(), table = name, ?applied, "nftables");
-            }
+    /// Whether the gateway's link is there. The kernel's silence is no.
+    pub async fn has_gateway(&self) -> bool {
+        let gateway = self.netlink.link(link::GATEWAY).await;
+        gateway.is_ok_and(|link| link.is_some())
+    }
+
+    /// Makes an nftables table what it must be. On the userspace datapath this comes before a pod's
+    /// link is set up.
+    pub async fn sync_table(&mut self, table: &NftTable, look: Look, errors: &mut HostErrors) {
+        let (family, name) = (table.family.as_str(), table.name);
+        let applied = if table.chains.is_empty() {
+            self.nft.sync(family, name, table.text.as_deref()).await
+        } else {
+            let chains = &table.chains;
+            self.nft.sync_chains(family, name, chains, look).await
+        };
+        if let Some(applied) = errors.note(applied) {
+            debug!(family, table = name, ?applied, "nftables");
         }
     }
 
@@ -361,43 +342,6 @@ impl Host {
         wanted
     }
 
-    /// Gives the transport interface its addresses and routes back. Idempotent; when an error comes
-    /// back, it must be tried again before the bridge goes.
-    pub async fn give_back_transport(&mut self, errors: &mut HostErrors) {
-        let Some(saved) = self.before.get().transport.clone() else {
-            return;
-        };
-        let count = errors.0.len();
-        let nic = self.netlink.link(&saved.link.name).await;
-        let Some(Some(nic)) = errors.note(nic) else {
-            return;
-        };
-        if !nic.up && saved.link.up {
-            errors.note(self.netlink.set_state(nic.index, AdminState::Up).await);
-        }
-        let bridge = self.netlink.link(link::TRANSPORT_BRIDGE).await;
-        let Some(bridge) = errors.note(bridge) else {
-            return;
-        };
-        // Without the bridge its addresses are gone with it and are only put back.
-        let from = bridge.map_or(nic.index, |bridge| bridge.index);
-        if from == nic.index {
-            for address in &saved.addresses {
-                errors.note(self.netlink.add_address(nic.index, address.net).await);
-            }
-            for route in &saved.routes {
-                let mut back = route.clone();
-                back.link = nic.index;
-                errors.note(self.netlink.replace_route(&back).await);
-            }
-        } else {
-            errors.extend(self.netlink.move_facts(&saved, from, nic.index).await);
-        }
-        if errors.0.len() == count {
-            errors.note(self.before.update(|before| before.transport = None));
-        }
-    }
-
     /// Removes our routes, and gives sysctls back that still have the value we set.
     pub async fn remove_stack(&mut self, errors: &mut HostErrors) {
         let outcome = self
@@ -447,25 +391,8 @@ fn host_link(link: &Link) -> HostLink {
         name: link.name.clone(),
         index: link.index.0,
         mtu: link.mtu,
+        up: link.up,
         mac: link.mac.map(|mac| MacAddr(mac.0)),
         addresses: Vec::new(),
     }
-}
-
-/// What was saved, and what the interface was given since.
-fn merge(mut saved: LinkFacts, now: LinkFacts) -> LinkFacts {
-    for address in now.addresses {
-        if !saved.addresses.iter().any(|known| known.net == address.net) {
-            saved.addresses.push(address);
-        }
-    }
-    for route in now.routes {
-        let known =
-            |other: &Route| other.destination == route.destination && other.metric == route.metric;
-        if !saved.routes.iter().any(known) {
-            saved.routes.push(route);
-        }
-    }
-    saved.link = now.link;
-    saved
 }

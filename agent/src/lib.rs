@@ -1,8 +1,8 @@
 //! The agent: CNI, OpenFlow pipeline, routes and state of one node.
 //!
 //! ```text
-//! core      plan desired records ledgerfile before status firewall  data in, data out
-//! drivers   host (netlink, nftables, sysctls)  switchdb (OVSDB)  flows (OpenFlow)  journal
+//! core      plan desired records ledgerfile before status firewall podmtu  data in, data out
+//! drivers   host (netlink, nftables, sysctls)  switchdb (OVSDB)  flows (OpenFlow)  journal sole
 //! wiring    run programmer pass stream session controllers readiness info api cleanup
 //! cni ipam portmap                                                 the CNI server and addresses
 //! ```
@@ -15,7 +15,8 @@
 //! | `stream` | controller addresses, address changes, `realized`, the report | committed records, quarantine | with the token |
 //! | `controllers` | EndpointSlices | controller addresses, on disk as well | with the token |
 //! | `readiness` | the report | CNI files, condition `Ready` | with the token |
-//! | `fabric` | in NoEncap: the other nodes' routes, their answers to pings | condition `FabricRoutesPods` | with the token |
+//! | `fabric` | the plan, the other nodes' answers to pings | conditions `FabricCarriesMTU`, in NoEncap `FabricRoutesPods` | with the token |
+//! | `links` | the kernel's word on links and addresses | a new pass of the programmer | with the token |
 //! | `peers` | the other nodes' routes, their answers to pings | condition `PeersReachable` | with the token |
 //! | `info` | the report | `AgentInfo` | with the token |
 //! | `cni`, `collect` | the plugin's socket; sandboxes that are gone | attachments, requests to the programmer | with the token, after open commands |
@@ -25,6 +26,7 @@
 //!
 //! # Invariants
 //!
+//! - One agent per node: `sole` is taken before anything is opened.
 //! - One writer: only the programmer writes to the switch and the host's stack, and only after
 //!   `carrick switch` said that this start is restored, and on a host without a switch of its own.
 //! - What is programmed was durable first: journal and ledger, then the switch, then the saved
@@ -46,6 +48,7 @@ pub mod info;
 pub mod ipam;
 pub mod journal;
 pub mod ledgerfile;
+pub mod links;
 pub mod metrics;
 pub mod node;
 pub mod otherswitch;
@@ -53,6 +56,7 @@ pub mod pass;
 pub mod paths;
 pub mod peers;
 pub mod plan;
+pub mod podmtu;
 pub mod podnetwork;
 pub mod portmap;
 pub mod programmer;
@@ -60,6 +64,7 @@ pub mod readiness;
 pub mod records;
 mod run;
 pub mod session;
+pub mod sole;
 pub mod status;
 pub mod stream;
 pub mod switchdb;

@@ -10,6 +10,7 @@ use tokio::sync::{mpsc, watch};
 use crate::cni::network::PodNetworkSettings;
 use crate::ipam::AttachmentStore;
 use crate::paths::Paths;
+use crate::plan::NodePlan;
 use crate::programmer::Request;
 use crate::records::{Committed, RecordStore};
 use crate::status::Board;
@@ -52,6 +53,8 @@ pub struct Node {
     pub realized: watch::Sender<Realized>,
     /// What pods are built by; written by the programmer.
     pub settings: watch::Sender<Option<Arc<PodNetworkSettings>>>,
+    /// The last plan that could be made; written by the programmer.
+    pub plan: watch::Sender<Option<Arc<NodePlan>>>,
     /// The agent's report on itself.
     pub board: Board,
     /// Requests to the programmer.
@@ -60,6 +63,8 @@ pub struct Node {
     pub address_changes: mpsc::Sender<AddressChange>,
     /// Told when an address change found no room: the stream must be opened anew.
     pub addresses_lost: watch::Sender<u64>,
+    /// Told when the host's links or addresses changed: the programmer looks at once.
+    pub links_changed: watch::Sender<u64>,
     /// When this process began; times given to the attachment store count from here.
     pub origin: Instant,
 }

@@ -2,44 +2,42 @@
 //!
 //! Order: nothing is written before the switch is restored, and flows only by a session of which that
 //! was found out after it stood ([`flows`](crate::flows)); tables that hide pods' links come before
-//! their ports; ports before flows; the ledger is on disk before a flow carries a new id; the saved
-//! commit is written after the switch has acknowledged.
+//! their ports, or before those are set up; ports before flows, but for pods that come or go; the ledger is
+//! on disk before a flow carries a new id; the saved commit is written after the switch has acknowledged.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Duration;
 
 use carrick_api::agentinfo::condition;
-use carrick_api::names::link;
-use carrick_datapath::{
-    Commit, DatapathKind, Desired, HostDesired, HostInput, IdLedger, Kind, NodeState, Pod,
-    recover_ids, render, render_host,
-};
-use carrick_openflow::State;
-use carrick_ovsdb::desired::Applied;
+use carrick_datapath::DatapathKind;
+use carrick_node::Look;
 use carrick_ovsdb::foreign::Foreign;
-use carrick_ovsdb::handover::StartId;
 use carrick_proto::Number;
 use tokio::time::Instant;
-use tracing::{debug, info, warn};
+use tracing::{info, warn};
 
 use crate::cni::network::PodNetworkSettings;
-use crate::desired::switch_config;
+use crate::desired::without_transport;
 use crate::flows::FlowError;
 use crate::host::HostErrors;
 use crate::ipam::{Attachment, AttachmentKey, AttachmentState};
-use crate::journal::{JournalError, write_atomically};
+use crate::journal::JournalError;
 use crate::plan::{HostLinks, NodePlan, PlanError, is_open, pod_of};
+use crate::podmtu;
 use crate::programmer::Programmer;
 use crate::records::Committed;
-use crate::status::Fact;
 use crate::switchdb::SwitchDbError;
-use carrick_k8s::telemetry::chain;
 
+mod host;
+mod pipeline;
 mod planning;
+mod ports;
 
-/// How often the host's stack is compared when nothing changed: somebody may have changed it.
-const HOST_CHECK: Duration = Duration::from_secs(30);
+pub use host::HostState;
+use host::{Done, links_of_note, tables_hold};
+use pipeline::OpenPods;
+pub use pipeline::{Pipeline, Programmed};
+use ports::apply_ports;
 
 /// Why a pass did not come to its end.
 #[derive(Debug, thiserror::Error)]
@@ -121,42 +119,21 @@ impl PassError {
 pub struct PassReport {
     /// The records it was made from.
     pub number: Number,
-    /// Modifications sent to the switch.
-    pub changed: usize,
-    /// Flows in the switch.
-    pub flows: usize,
-    /// Groups in the switch.
-    pub groups: usize,
-    /// Pods whose ports are open.
-    pub pods: usize,
-    /// Each wanted attachment that has a record: its port carries packets, or why not.
-    pub ports: BTreeMap<AttachmentKey, Result<(), String>>,
+    /// What is in the bridge.
+    pub programmed: Programmed,
     /// Why connection entries of removed pods could not be flushed.
     pub flush_error: Option<String>,
     /// Why an nftables table is not as it must be.
     pub table_error: Option<String>,
-    /// What else is not as it must be.
-    pub problems: Vec<String>,
+    /// What of the host is not as it must be.
+    problems: Vec<String>,
 }
 
-/// What was rendered last, and from what. Most passes find nothing changed: they come because time
-/// has passed, or by an attachment that has no record yet.
-#[derive(Debug)]
-pub struct Rendered {
-    state: NodeState,
-    ledger: IdLedger,
-    desired: Desired,
-    /// The same in the switch's own types.
-    target: State,
-    /// The saved commit is on disk.
-    saved: bool,
-}
-
-/// What the host was last made to be.
-#[derive(Debug, Default)]
-pub struct HostState {
-    done: Option<(HostDesired, Instant)>,
-    start: Option<StartId>,
+impl PassReport {
+    /// What is not as it must be.
+    pub fn problems(&self) -> impl Iterator<Item = &String> {
+        self.programmed.problems.iter().chain(&self.problems)
+    }
 }
 
 impl Programmer {
@@ -171,7 +148,7 @@ impl Programmer {
             return Err(PassError::OtherSwitch { node, found });
         }
         let committed = self.node.committed();
-        let links = self.host.links().await.map_err(PassError::Links)?;
+        let mut links = self.links(attach, detach).await?;
         let wanted = self.update_attached(attach, detach, &links);
         let plan = self.plan(&committed, &links)?;
         let start = self.switch.start().await?;
@@ -188,9 +165,7 @@ impl Programmer {
                 start: Some(start.id),
                 ..HostState::default()
             };
-            self.flows.forget();
-            // `carrick switch` may have set the saved commit aside.
-            self.rendered = None;
+            self.pipeline.forget();
         }
 
         let mut report = PassReport {
@@ -204,24 +179,67 @@ impl Programmer {
                 .map(|(key, (_, pod))| (key.clone(), *pod))
                 .collect(),
         );
-        let host = self.host_desired(&plan, &state, &wanted);
-        let host_due = self.host_due(&host);
-        // Before any port: the host must never hear a pod.
-        if host_due || !attach.is_empty() {
-            self.host.sync_tables(&host.tables, &mut errors).await;
-            report.table_error = errors.0.first().cloned();
-            if plan.datapath == DatapathKind::Netdev
-                && let Some(reason) = report.table_error.clone()
-            {
-                return Err(PassError::Port { reason });
-            }
-        }
+        let mut host = self.host_desired(&plan, &state, &links);
+        let links_now = links_of_note(&plan, &links);
+        let known = self.host.before().get().transport.clone();
         let moved = self.prepare_transport(&plan).await?;
-        let applied = self.apply_ports(&plan, &wanted, attach, &links).await?;
+        // Before any port: the host must never hear a pod. Only where the tables of those that are there are
+        // known to stand, a pod that waits gets its rules beside its port: its link is down until both are done.
+        let waits = !attach.is_empty();
+        let look = self.host_state.look_at_tables(waits);
+        let mut tables = Some(std::mem::take(&mut host.tables));
+        if !(waits && look == Look::Remember)
+            && let Some(tables) = tables.take()
+        {
+            self.host_state
+                .sync_tables(&mut self.host, tables, look, &mut errors)
+                .await;
+            tables_hold(&plan, &errors)?;
+        }
+        // Another device, though it has the name of the one in the bridge.
+        let same = |old: &carrick_node::LinkFacts, new: &carrick_node::LinkFacts| {
+            old.link.name != new.link.name || old.link.index == new.link.index
+        };
+        if let (Some(old), Some(new)) = (&known, &moved)
+            && !same(old, new)
+        {
+            // It may have come since the links were read, and its MAC address is the bridge's: neighbours
+            // must not learn the old one once more.
+            links = self.host.links().await.map_err(PassError::Links)?;
+            // As with a pod's port (see `apply_ports`): the one that has the old device goes first.
+            let config = without_transport(&plan, &wanted, &links);
+            self.switch.apply(config).await?;
+        }
+        let Self {
+            host: stack,
+            host_state,
+            switch,
+            pipeline,
+            ..
+        } = self;
+        let tables = async {
+            if let Some(tables) = tables {
+                host_state
+                    .sync_tables(stack, tables, look, &mut errors)
+                    .await;
+            }
+        };
+        let ports = async {
+            let ahead = if waits || !detach.is_empty() {
+                pipeline.program_ahead(&plan, &state, &open).await
+            } else {
+                None
+            };
+            let applied = apply_ports(switch, &plan, &wanted, attach, &links).await;
+            applied.map(|applied| (ahead, applied))
+        };
+        let ((), ports) = tokio::join!(tables, ports);
+        report.table_error = tables_hold(&plan, &errors)?;
+        let (ahead, applied) = ports?;
         if let Some(saved) = moved {
             self.host.move_transport(&saved, &mut errors).await;
         }
-        if host_due {
+        if self.stack_due(&host, &links_now) {
             self.host.sync_stack(&host, &plan, &mut errors).await;
             let firewalls = self
                 .host
@@ -229,20 +247,50 @@ impl Programmer {
                 .await;
             self.report_firewalls(firewalls);
             let clean = errors.0.is_empty();
-            self.host_state.done = clean.then(|| (host, Instant::now()));
+            self.host_state.stack = clean.then(|| Done {
+                desired: host,
+                links: links_now,
+                when: Instant::now(),
+            });
         }
 
-        let switch = &mut self.switch;
-        let admit = self
-            .flows
-            .admit(async || Ok::<_, PassError>(switch.still(start.id).await?));
-        admit.await?;
-        self.program(&plan, state, &open, &applied, &mut report)
-            .await?;
-        report.flush_error = self.flush(detach).await.err();
+        report.programmed = match ahead {
+            Some(programmed) if applied.failed.is_empty() => programmed,
+            _ => {
+                let switch = &mut self.switch;
+                let flows = &mut self.pipeline.flows;
+                let admit = flows.admit(async || Ok::<_, PassError>(switch.still(start.id).await?));
+                admit.await?;
+                let failed = &applied.failed;
+                self.pipeline.program(&plan, state, &open, failed).await?
+            }
+        };
+        report.flush_error = self.pipeline.flush(detach).await.err();
         report.problems.extend(errors.0);
+        let larger = podmtu::larger(&wanted, &links, plan.mtu);
+        self.node
+            .board
+            .set(condition::PODS_HAVE_MTU, podmtu::fact(&larger, plan.mtu));
         self.publish(&plan);
         Ok(report)
+    }
+
+    /// The host's links; while pods come or go, rather those that are known.
+    async fn links(
+        &mut self,
+        attach: &BTreeMap<AttachmentKey, Arc<Attachment>>,
+        detach: &[Arc<Attachment>],
+    ) -> Result<HostLinks, PassError> {
+        let links = if attach.is_empty() && detach.is_empty() {
+            self.host.links().await
+        } else {
+            let all = self.node.attachments.attachments();
+            // What has left the store has no link any more.
+            let held: BTreeSet<&str> = all.values().map(|held| held.host_link.as_str()).collect();
+            let new: Vec<&str> = attach.values().map(|new| new.host_link.as_str()).collect();
+            self.host.links_with(&new, |name| held.contains(name)).await
+        };
+        links.map_err(PassError::Links)
     }
 
     /// Keeps the set of wanted ports and returns their attachments.
@@ -278,229 +326,6 @@ impl Programmer {
             .collect()
     }
 
-    fn report_firewalls(&self, fact: Fact) {
-        let board = &self.node.board;
-        let known = board.report();
-        if known.conditions.get(condition::HOST_FIREWALL_OPEN) != Some(&fact) {
-            let (status, message) = (fact.status.as_str(), &fact.message);
-            info!(status, message, "firewalls of the host");
-        }
-        board.set(condition::HOST_FIREWALL_OPEN, fact);
-    }
-
-    fn host_desired(
-        &self,
-        plan: &NodePlan,
-        state: &NodeState,
-        wanted: &[Arc<Attachment>],
-    ) -> HostDesired {
-        let mut hidden = BTreeSet::new();
-        if plan.datapath == DatapathKind::Netdev {
-            hidden.insert(plan.transport.link.clone());
-            hidden.extend(wanted.iter().map(|attachment| attachment.host_link.clone()));
-        }
-        let all = self.node.attachments.attachments();
-        let more_chains = crate::portmap::render(&all, link::GATEWAY, &plan.pod_cidrs);
-        let input = HostInput {
-            gateway_link: link::GATEWAY,
-            snat: plan.snat,
-            tunnel: plan.tunnel,
-            hidden_links: hidden,
-            more_chains: &more_chains,
-        };
-        render_host(state, &input)
-    }
-
-    fn host_due(&self, desired: &HostDesired) -> bool {
-        self.host_state
-            .done
-            .as_ref()
-            .is_none_or(|(done, when)| done != desired || when.elapsed() > HOST_CHECK)
-    }
-
-    /// Remembers the transport interface before it goes into its bridge.
-    async fn prepare_transport(
-        &mut self,
-        plan: &NodePlan,
-    ) -> Result<Option<carrick_node::LinkFacts>, PassError> {
-        if plan.datapath != DatapathKind::Netdev {
-            // The bridge of an earlier configuration goes with the next transaction.
-            let mut errors = HostErrors::default();
-            self.host.give_back_transport(&mut errors).await;
-            return match errors.0.pop() {
-                Some(reason) => Err(PassError::Transport { reason }),
-                None => Ok(None),
-            };
-        }
-        let saved = self.host.remember_transport(&plan.transport.link).await;
-        saved
-            .map(Some)
-            .map_err(|reason| PassError::Transport { reason })
-    }
-
-    async fn apply_ports(
-        &mut self,
-        plan: &NodePlan,
-        wanted: &[Arc<Attachment>],
-        attach: &BTreeMap<AttachmentKey, Arc<Attachment>>,
-        links: &HostLinks,
-    ) -> Result<Applied, PassError> {
-        // A device made anew under the name of a port that is there is not opened again by the
-        // userspace datapath: the old port goes in a transaction of its own.
-        if plan.datapath == DatapathKind::Netdev && !attach.is_empty() {
-            let there: BTreeSet<String> = self
-                .switch
-                .interfaces()
-                .await?
-                .into_iter()
-                .map(|port| port.name)
-                .collect();
-            let stale = |attachment: &&Arc<Attachment>| {
-                attach.contains_key(&attachment.key) && there.contains(&attachment.host_link)
-            };
-            if wanted.iter().any(|attachment| stale(&attachment)) {
-                let kept = wanted.iter().filter(|attachment| !stale(attachment));
-                let config = switch_config(plan, kept.map(Arc::as_ref), links);
-                self.switch.apply(config).await?;
-            }
-        }
-        let config = switch_config(plan, wanted.iter().map(Arc::as_ref), links);
-        let applied = self.switch.apply(config).await?;
-        for name in [link::GATEWAY, link::TUNNEL] {
-            if let Some(error) = applied.failed.get(name) {
-                let mend = match plan.datapath {
-                    DatapathKind::System => {
-                        "; if the kernel has no openvswitch module with Geneve, load it or set \
-                         datapath.type: Userspace"
-                    }
-                    DatapathKind::Netdev => "",
-                };
-                return Err(PassError::Port {
-                    reason: format!("{error}{mend}"),
-                });
-            }
-        }
-        Ok(applied)
-    }
-
-    /// Renders and programs the integration bridge.
-    async fn program(
-        &mut self,
-        plan: &NodePlan,
-        mut state: NodeState,
-        open: &BTreeMap<String, (Arc<Attachment>, Pod)>,
-        applied: &Applied,
-        report: &mut PassReport,
-    ) -> Result<(), PassError> {
-        for (key, (attachment, _)) in open {
-            let outcome = match applied.failed.get(&attachment.host_link) {
-                Some(error) => {
-                    state.pods.remove(key);
-                    Err(error.to_string())
-                }
-                None => Ok(()),
-            };
-            report.ports.insert(attachment.key.clone(), outcome);
-        }
-        let rendering = |reason: String| PassError::Render { reason };
-        let mut ledger = self.ledger.clone();
-        let mut looked = false;
-        if let Some(dumped) = self.flows.fresh_dump().await? {
-            looked = true;
-            let recovered = recover_ids(&state, &mut ledger, dumped)
-                .map_err(|error| rendering(chain(&error)))?;
-            if recovered > 0 {
-                warn!(recovered, "ids were recovered from the switch");
-            }
-        }
-        let pods = state.pods.len();
-        let mut rendered = match self.rendered.take() {
-            Some(last) if last.state == state && last.ledger == ledger => last,
-            _ => {
-                let desired =
-                    render(&state, &mut ledger).map_err(|error| rendering(chain(&error)))?;
-                let target = desired
-                    .to_switch()
-                    .map_err(|error| rendering(chain(&error)))?;
-                Rendered {
-                    state,
-                    ledger,
-                    desired,
-                    target,
-                    saved: false,
-                }
-            }
-        };
-        let desired = &rendered.desired;
-        for left_out in &desired.left_out {
-            let owner = open.get(&left_out.pod).map(|(attachment, _)| attachment);
-            if let Some(attachment) = owner {
-                report
-                    .ports
-                    .insert(attachment.key.clone(), Err(left_out.reason.clone()));
-            }
-            report
-                .problems
-                .push(format!("{}: {}", left_out.pod, left_out.reason));
-        }
-        // An id must be on disk before a flow carries it.
-        let ledger = &rendered.ledger;
-        self.ledger_file.write(ledger).map_err(PassError::Save)?;
-        self.ledger.clone_from(ledger);
-        report.flows = rendered.target.flows.len();
-        report.groups = rendered.target.groups.len();
-        report.pods = pods - desired.left_out.len();
-        report.changed = self.flows.sync(&rendered.target).await?;
-        // Somebody may have removed it, as they may have removed flows.
-        if looked || !rendered.saved {
-            let bridge = link::INTEGRATION_BRIDGE;
-            let commit = desired.to_commit(&self.node.boot_id, plan.datapath, bridge);
-            self.save(&commit).map_err(PassError::Save)?;
-            rendered.saved = true;
-        }
-        // What is gone has left the switch: its id may be forgotten.
-        let state = &rendered.state;
-        self.ledger
-            .retain(Kind::Pod, |key| state.pods.contains_key(key));
-        self.ledger
-            .retain(Kind::Peer, |key| state.peers.contains_key(key));
-        // By what the ledger keeps, the next pass compares.
-        rendered.ledger.clone_from(&self.ledger);
-        self.rendered = Some(rendered);
-        Ok(())
-    }
-
-    /// Writes the saved commit, unless the file has it. It is small next to a bundle.
-    fn save(&mut self, commit: &Commit) -> Result<(), JournalError> {
-        let path = self.node.paths.commit();
-        let encode = |source| JournalError::Encode {
-            path: path.clone(),
-            source,
-        };
-        let bytes = commit.to_bytes().map_err(encode)?;
-        if std::fs::read(&path).is_ok_and(|held| held == bytes) {
-            return Ok(());
-        }
-        debug!(bytes = bytes.len(), "saving the commit");
-        write_atomically(&path, &bytes)
-    }
-
-    /// Removes the connection entries of pods that are gone, so that their addresses can be used
-    /// again.
-    async fn flush(&mut self, detach: &[Arc<Attachment>]) -> Result<(), String> {
-        let addresses: BTreeSet<std::net::IpAddr> = detach
-            .iter()
-            .flat_map(|attachment| attachment.addresses.iter().copied())
-            .collect();
-        if addresses.is_empty() {
-            return Ok(());
-        }
-        self.flows
-            .flush_connections(&addresses)
-            .await
-            .map_err(|error| chain(&error))
-    }
-
     /// Publishes what pods are built by.
     fn publish(&self, plan: &NodePlan) {
         let small = self.node.attachments.set_pools(&plan.pod_cidrs);
@@ -519,11 +344,8 @@ impl Programmer {
             node_uid: plan.node_uid.clone(),
         };
         // A plan that is only the last one must not make pods.
-        let usable = self
-            .node
-            .committed()
-            .node()
-            .is_some_and(|node| node.uid == settings.node_uid && node.problem.is_none());
+        let committed = self.node.committed();
+        let usable = committed.node().is_some_and(|node| settings.are_of(node));
         let settings = usable.then(|| Arc::new(settings));
         self.node.settings.send_if_modified(|held| {
             let changed = *held != settings;
@@ -534,10 +356,7 @@ impl Programmer {
 }
 
 /// Pods whose ports are open, by the key the pipeline knows them by.
-fn open_pods(
-    wanted: &[Arc<Attachment>],
-    committed: &Committed,
-) -> BTreeMap<String, (Arc<Attachment>, Pod)> {
+fn open_pods(wanted: &[Arc<Attachment>], committed: &Committed) -> OpenPods {
     wanted
         .iter()
         .filter(|attachment| is_open(attachment, committed))

@@ -93,6 +93,11 @@ impl Paths {
         self.state.join("before.json")
     }
 
+    /// Held by the node's one agent.
+    pub fn lock(&self) -> PathBuf {
+        self.run.join("agent.lock")
+    }
+
     /// The saved commit, replayed by the switch.
     pub fn commit(&self) -> PathBuf {
         self.run.join("commit.json")

@@ -28,6 +28,8 @@ pub struct HostLink {
     pub index: u32,
     /// Its MTU in bytes.
     pub mtu: u32,
+    /// Whether it was set up.
+    pub up: bool,
     /// Its Ethernet address, if it has one.
     pub mac: Option<MacAddr>,
     /// Its addresses with their prefixes.

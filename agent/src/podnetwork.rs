@@ -12,6 +12,7 @@ use crate::cni::network::{NotYet, PodNetwork, PodNetworkSettings, PortError};
 use crate::ipam::{Attachment, HeldAddresses, PodRef, ReleasedAddresses};
 use crate::node::Node;
 use crate::programmer::Request;
+use crate::records::Committed;
 use crate::status::Fact;
 
 /// The real [`PodNetwork`]: asks the programmer.
@@ -41,6 +42,34 @@ impl AgentNetwork {
             .map_err(|_| ending())?;
         answer.await.map_err(|_| ending())?
     }
+
+    /// Why a pod cannot be attached yet.
+    fn missing(&self, pod: &PodRef, limit: Duration) -> String {
+        let report = self.node.board.report();
+        if self.node.committed().pod(pod).is_some() {
+            "this node is not programmed yet as its newest record tells".to_owned()
+        } else if report.holds(condition::CONTROLLER_CONNECTED) {
+            format!("the controller sent no record of pod {pod} within {limit:?}")
+        } else {
+            format!("the controller is not connected and pod {pod} is not known from before")
+        }
+    }
+}
+
+/// What `pod` is built by: once its record is there, and the settings are of the node's record beside it.
+fn settings_for(
+    pod: &PodRef,
+    committed: &mut watch::Receiver<Arc<Committed>>,
+    settings: &mut watch::Receiver<Option<Arc<PodNetworkSettings>>>,
+) -> Option<Arc<PodNetworkSettings>> {
+    let committed = committed.borrow_and_update();
+    committed.pod(pod)?;
+    let node = committed.node()?;
+    let settings = settings.borrow_and_update();
+    settings
+        .as_ref()
+        .filter(|settings| settings.are_of(node))
+        .cloned()
 }
 
 impl PodNetwork for AgentNetwork {
@@ -48,29 +77,32 @@ impl PodNetwork for AgentNetwork {
         self.node.settings.subscribe()
     }
 
-    async fn wait_record(&self, pod: &PodRef, limit: Duration) -> Result<(), NotYet> {
+    async fn wait_pod(
+        &self,
+        pod: &PodRef,
+        limit: Duration,
+    ) -> Result<Arc<PodNetworkSettings>, NotYet> {
         let mut committed = self.node.committed.subscribe();
-        let arrived = committed.wait_for(|committed| committed.pod(pod).is_some());
+        let mut settings = self.node.settings.subscribe();
+        let arrived = async {
+            loop {
+                if let Some(found) = settings_for(pod, &mut committed, &mut settings) {
+                    return Some(found);
+                }
+                tokio::select! {
+                    changed = committed.changed() => changed.ok()?,
+                    changed = settings.changed() => changed.ok()?,
+                }
+            }
+        };
         match tokio::time::timeout(limit, arrived).await {
-            Ok(Ok(_)) => Ok(()),
-            Ok(Err(_)) => Err(NotYet {
+            Ok(Some(found)) => Ok(found),
+            Ok(None) => Err(NotYet {
                 reason: "the agent is ending".to_owned(),
             }),
-            Err(_) => {
-                let connected = self
-                    .node
-                    .board
-                    .report()
-                    .holds(condition::CONTROLLER_CONNECTED);
-                let reason = if connected {
-                    format!("the controller sent no record of pod {pod} within {limit:?}")
-                } else {
-                    format!(
-                        "the controller is not connected and pod {pod} is not known from before"
-                    )
-                };
-                Err(NotYet { reason })
-            }
+            Err(_) => Err(NotYet {
+                reason: self.missing(pod, limit),
+            }),
         }
     }
 
@@ -146,5 +178,82 @@ pub fn release(released: &ReleasedAddresses) -> Release {
         number: released.release,
         uid: released.pod.uid.clone(),
         addresses: released.addresses.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use carrick_node::MacAddr;
+    use carrick_proto::{Body, Delta, Entry, NodeFacts, NodeName, Number, PodFacts, PodUid};
+
+    use super::*;
+    use crate::cni::network::DatapathKind;
+    use crate::records::RecordStore;
+
+    fn node(uid: &str, cidr: &str) -> Entry {
+        Entry::new(Body::Node(NodeFacts {
+            name: NodeName::new("n").unwrap(),
+            uid: uid.to_owned(),
+            pod_cidrs: vec![cidr.parse().unwrap()],
+            addresses: Vec::new(),
+            problem: None,
+            labels: BTreeMap::new(),
+        }))
+    }
+
+    fn settings(uid: &str, cidr: &str) -> Arc<PodNetworkSettings> {
+        Arc::new(PodNetworkSettings {
+            pod_cidrs: vec![cidr.parse().unwrap()],
+            gateways: Vec::new(),
+            gateway_mac: MacAddr::local([1; 6]),
+            mtu: 1450,
+            datapath: DatapathKind::Kernel,
+            node_uid: uid.to_owned(),
+        })
+    }
+
+    fn delta(sequence: u64, changed: Vec<Entry>) -> Delta {
+        Delta {
+            number: Number::new(1, sequence),
+            changed,
+            ..Delta::default()
+        }
+    }
+
+    #[test]
+    fn a_pod_told_together_with_another_registration_gets_no_address_of_the_one_before() {
+        let directory = tempfile::tempdir().unwrap();
+        let (records, _) = RecordStore::open(directory.path().join("records")).unwrap();
+        let (old, new) = (("u1", "10.1.0.0/24"), ("u2", "10.2.0.0/24"));
+        records.commit(&delta(1, vec![node(old.0, old.1)])).unwrap();
+        let committed = watch::Sender::new(records.committed());
+        let programmed = watch::Sender::new(Some(settings(old.0, old.1)));
+        let pod = PodRef {
+            namespace: "default".into(),
+            name: "p".into(),
+            uid: "p1".into(),
+        };
+        let (mut told, mut made) = (committed.subscribe(), programmed.subscribe());
+        assert_eq!(settings_for(&pod, &mut told, &mut made), None, "no record");
+
+        let record = Entry::new(Body::Pod(PodFacts {
+            uid: PodUid::new("p1").unwrap(),
+            namespace: "default".into(),
+            name: "p".into(),
+        }));
+        let both = delta(2, vec![node(new.0, new.1), record]);
+        records.commit(&both).unwrap();
+        committed.send_replace(records.committed());
+        assert_eq!(
+            settings_for(&pod, &mut told, &mut made),
+            None,
+            "not programmed"
+        );
+
+        programmed.send_replace(Some(settings(new.0, new.1)));
+        let found = settings_for(&pod, &mut told, &mut made);
+        assert_eq!(found, Some(settings(new.0, new.1)));
     }
 }

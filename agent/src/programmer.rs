@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use carrick_api::agentinfo::condition;
+use carrick_api::names::link;
 use carrick_k8s::health::Health;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
@@ -22,12 +23,13 @@ use crate::ipam::{Attachment, AttachmentKey, AttachmentState};
 use crate::ledgerfile::LedgerFile;
 use crate::node::{Node, Realized};
 use crate::otherswitch::OtherSwitch;
-use crate::pass::{PassError, PassReport};
+use crate::pass::{PassError, PassReport, Pipeline};
 use crate::plan::NodePlan;
 use crate::status::Fact;
 use crate::switchdb::SwitchDriver;
 
-/// How often the world is looked at when nothing happens.
+/// How often the world is looked at when nothing happens. What was adopted from the kernel and what a
+/// failed request has left is found then, too; an attachment that comes or goes asks by a request.
 const TICK: Duration = Duration::from_secs(2);
 /// First and longest pause after a pass that failed.
 const RETRY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
@@ -73,17 +75,13 @@ pub struct Programmer {
     pub(crate) node: Arc<Node>,
     pub(crate) host: Host,
     pub(crate) switch: SwitchDriver,
-    pub(crate) flows: FlowDriver,
+    pub(crate) pipeline: Pipeline,
     pub(crate) other_switch: OtherSwitch,
-    pub(crate) ledger: carrick_datapath::IdLedger,
-    pub(crate) ledger_file: LedgerFile,
     /// Attachments whose port is wanted: `Ready` ones and those whose ADD has made its link.
     pub(crate) attached: BTreeSet<AttachmentKey>,
     /// The last plan that could be made.
     pub(crate) plan: Option<NodePlan>,
     pub(crate) host_state: crate::pass::HostState,
-    /// What the last pass rendered.
-    pub(crate) rendered: Option<crate::pass::Rendered>,
     health: Health,
     requests: mpsc::Receiver<Request>,
 }
@@ -105,22 +103,16 @@ impl Programmer {
             .map(|attachment| attachment.key.clone())
             .collect();
         health.unready(DATAPATH_CHECK, "the switch is not programmed yet");
-        let (ledger_file, ledger) = ledger;
+        let management = node.paths.management(link::INTEGRATION_BRIDGE);
         Self {
             switch: SwitchDriver::new(node.paths.database()),
-            flows: FlowDriver::new(
-                node.paths
-                    .management(carrick_api::names::link::INTEGRATION_BRIDGE),
-            ),
+            pipeline: Pipeline::new(&node, FlowDriver::new(management), ledger),
             other_switch: OtherSwitch::new(&node.paths),
             node,
             host,
-            ledger,
-            ledger_file,
             attached,
             plan: None,
             host_state: crate::pass::HostState::default(),
-            rendered: None,
             health,
             requests,
         }
@@ -129,7 +121,7 @@ impl Programmer {
     /// Runs until `shutdown`, or until nobody can ask any more. Leaves the switch as it is.
     pub async fn run(mut self, shutdown: CancellationToken) {
         let mut committed = self.node.committed.subscribe();
-        let mut attachments = self.node.attachments.changes();
+        let mut links = self.node.links_changed.subscribe();
         let mut database = self.switch.connection();
         let mut batch: Vec<Request> = Vec::new();
         let mut failures = 0_u32;
@@ -144,9 +136,19 @@ impl Programmer {
                     None => break,
                 },
                 changed = committed.changed() => if changed.is_err() { break },
-                changed = attachments.changed() => if changed.is_err() { break },
+                changed = links.changed() => {
+                    if changed.is_err() {
+                        break;
+                    }
+                    self.host.forget_links();
+                    // Without its ports the switch is away. It says itself when it is back, and a pass that
+                    // waits for them now would only be late then.
+                    if !self.host.has_gateway().await {
+                        continue;
+                    }
+                }
                 _ = database.changed() => {}
-                () = self.flows.reconnected() => {}
+                () = self.pipeline.flows.reconnected() => {}
                 () = tokio::time::sleep_until(next) => {}
             }
             while batch.len() < crate::node::REQUESTS
@@ -155,7 +157,10 @@ impl Programmer {
                 batch.push(request);
             }
             committed.mark_unchanged();
-            attachments.mark_unchanged();
+            if links.has_changed().unwrap_or(true) {
+                self.host.forget_links();
+            }
+            links.mark_unchanged();
             let (attach, detach) = wanted(&batch);
             let result = self.pass(&attach, &detach).await;
             failures = if result.is_ok() {
@@ -170,7 +175,7 @@ impl Programmer {
             }
         }
         self.health.rest("programmer");
-        self.flows.end().await;
+        self.pipeline.flows.end().await;
         info!("the programmer has ended; the switch keeps forwarding");
     }
 
@@ -226,15 +231,16 @@ impl Programmer {
         match result {
             Ok(report) => {
                 self.health.ready(DATAPATH_CHECK);
-                if report.changed > 0 {
+                let programmed = &report.programmed;
+                if programmed.changed > 0 {
                     info!(
-                        changes = report.changed,
-                        flows = report.flows,
+                        changes = programmed.changed,
+                        flows = programmed.flows,
                         number = %report.number,
                         "programmed"
                     );
                 }
-                for error in &report.problems {
+                for error in report.problems() {
                     warn!(error, "a part of the node could not be made as it must be");
                 }
                 node.board.set(
@@ -248,11 +254,11 @@ impl Programmer {
                 node.realized
                     .send_if_modified(|held| replace(held, realized));
                 node.board.update(|board| {
-                    board.flows = report.flows;
-                    board.groups = report.groups;
-                    board.pods = report.pods;
+                    board.flows = programmed.flows;
+                    board.groups = programmed.groups;
+                    board.pods = programmed.pods;
                     board.realized = report.number;
-                    board.last_error = report.problems.first().cloned().unwrap_or_default();
+                    board.last_error = report.problems().next().cloned().unwrap_or_default();
                 });
             }
             Err(error) => {
@@ -300,7 +306,7 @@ fn attached(
     result: &Result<PassReport, PassError>,
 ) -> Result<(), PortError> {
     match result {
-        Ok(report) => match report.ports.get(&attachment.key) {
+        Ok(report) => match report.programmed.ports.get(&attachment.key) {
             Some(Ok(())) => Ok(()),
             Some(Err(reason)) => Err(PortError::Refused {
                 port: attachment.host_link.clone(),

@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use carrick_api::agentinfo::condition;
-use carrick_api::effective::TrafficMode;
 use carrick_api::names::port;
 use carrick_datapath::Commit;
 use carrick_k8s::client::Connection;
@@ -29,10 +28,12 @@ use crate::paths::Paths;
 use crate::podnetwork::AgentNetwork;
 use crate::programmer::Programmer;
 use crate::records::RecordStore;
+use crate::sole::Sole;
 use crate::status::{Board, Fact};
 use crate::stream::StreamInputs;
 use crate::{
-    Args, Command, api, controllers, fabric, info as agentinfo, metrics, peers, readiness, stream,
+    Args, Command, api, controllers, fabric, info as agentinfo, links, metrics, peers, readiness,
+    stream,
 };
 use carrick_k8s::telemetry::chain;
 
@@ -71,6 +72,8 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
 
 /// An agent whose stores are open and whose tasks have not begun.
 struct Agent {
+    /// Kept to the end.
+    sole: Sole,
     node: Arc<Node>,
     health: Health,
     programmer: Programmer,
@@ -88,6 +91,8 @@ impl Agent {
             std::fs::create_dir_all(directory)
                 .with_context(|| format!("creating {}", directory.display()))?;
         }
+        // Before a journal is opened: that cuts off what the other one is just writing.
+        let sole = Sole::take(&paths.lock(), &holder(pod))?;
         let origin = Instant::now();
         let boot_id = read_boot_id().context("reading the boot id")?;
         let mut damage = Vec::new();
@@ -146,10 +151,12 @@ impl Agent {
             committed: watch::Sender::new(committed),
             realized: watch::Sender::new(Realized::default()),
             settings: watch::Sender::new(None),
+            plan: watch::Sender::new(None),
             board,
             programmer: programmer_requests,
             address_changes,
             addresses_lost: watch::Sender::new(0),
+            links_changed: watch::Sender::new(0),
             origin,
         });
         let health = Health::new();
@@ -161,6 +168,7 @@ impl Agent {
             changes,
         };
         Ok(Self {
+            sole,
             node,
             health,
             programmer,
@@ -171,6 +179,7 @@ impl Agent {
 
     async fn run(self, shutdown: CancellationToken) -> anyhow::Result<()> {
         let Self {
+            sole: _sole,
             node,
             health,
             programmer,
@@ -182,7 +191,6 @@ impl Agent {
         let registry = Arc::new(metrics::registry(Arc::clone(&node)));
         let routes = api::routes(Arc::clone(&node));
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port::AGENT_HTTP));
-        // Bound first: a second agent on the node must not touch anything.
         let http = carrick_k8s::http::serve(
             address,
             Arc::clone(&registry),
@@ -213,10 +221,10 @@ impl Agent {
         ));
         let until = token.clone();
         tasks.spawn(named("peers", peers::run(Arc::clone(&node), until)));
-        if node.config.traffic.mode == TrafficMode::NoEncap {
-            let until = token.clone();
-            tasks.spawn(named("fabric", fabric::run(Arc::clone(&node), until)));
-        }
+        let until = token.clone();
+        tasks.spawn(named("links", links::run(Arc::clone(&node), until)));
+        let until = token.clone();
+        tasks.spawn(named("fabric", fabric::run(Arc::clone(&node), until)));
         let until = token.clone();
         tasks.spawn(named(
             "kubernetes",
@@ -262,6 +270,15 @@ impl Agent {
             Some(reason) => anyhow::bail!(reason),
             None => Ok(()),
         }
+    }
+}
+
+/// Who we are, for a second agent on this node.
+fn holder(pod: &str) -> String {
+    if pod.is_empty() {
+        format!("process {}", std::process::id())
+    } else {
+        format!("pod {pod}")
     }
 }
 

@@ -12,9 +12,12 @@ mod lab;
 
 use std::time::Duration;
 
+use carrick_k8s::pki::rotation::Policy;
 use carrick_proto::Number;
+use jiff::{SignedDuration, Timestamp};
 use lab::{
-    Agent, Cluster, DEADLINE, End, NAMESPACE, TAINT, Where, eventually, new_pki, write_leaf,
+    Agent, Cluster, DEADLINE, End, NAMESPACE, POLL, TAINT, Where, eventually, leaf_names, new_pki,
+    pki_made, write_leaf,
 };
 use tokio::time::Instant;
 use tonic::Code;
@@ -298,6 +301,45 @@ async fn a_rotated_certificate_is_served_without_a_restart() {
     // The stream that stood stands.
     let web = cluster.pod("web", "node-a", "default", Where::Pod);
     agent.until_it_holds(&["node", "route/node-b", &web]).await;
+    controller.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_expired_certificate_ends_no_stream_and_its_successor_serves_again() {
+    let cluster = Cluster::start();
+    let controller = cluster.controller("controller-0").await;
+    let all = [controller.address];
+    let mut agent = Agent::new(&cluster, "node-a");
+    agent.served(&all, &["node", "route/node-b"]).await;
+    // A year lives a leaf, and its CA ten.
+    let two_years_ago = Timestamp::now() - SignedDuration::from_hours(2 * 365 * 24);
+    let expired = pki_made("lasting", two_years_ago);
+    write_leaf(cluster.dir.path(), &expired);
+    let mut late = Agent::new(&cluster, "node-b");
+    late.ca = expired.bundle();
+    let until = Instant::now() + DEADLINE;
+    loop {
+        let refused = late.open(controller.address).await.unwrap_err();
+        if refused.message().contains("certificate expired") {
+            break;
+        }
+        assert!(Instant::now() < until, "it is not served: {refused}");
+        tokio::time::sleep(POLL).await;
+    }
+    // The stream that stood stands.
+    let web = cluster.pod("web", "node-a", "default", Where::Pod);
+    agent.until_it_holds(&["node", "route/node-b", &web]).await;
+    // What the operator does as soon as it looks.
+    let (mended, _, _) = expired
+        .advance(
+            "lasting",
+            &leaf_names(),
+            Timestamp::now(),
+            &Policy::default(),
+        )
+        .unwrap();
+    write_leaf(cluster.dir.path(), &mended);
+    late.served(&all, &["node", "route/node-a"]).await;
     controller.end().await;
 }
 

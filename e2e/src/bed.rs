@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::process::Output;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use carrick_testbed::{Cluster, ClusterSpec, NodeKind, PodCidrs, Progress, StartupTaint};
@@ -17,11 +17,11 @@ use crate::portrait;
 use crate::prober::Prober;
 use crate::wait;
 
-/// The label that says what a node is made of: `namespace` or `kernel`.
-const KIND_LABEL: &str = "e2e.carrick.dev/kind";
-
 mod faults;
 mod release;
+
+/// The label that says what a node is made of: `namespace` or `kernel`. Fixtures select nodes by it.
+const KIND_LABEL: &str = "e2e.carrick.dev/kind";
 
 /// Where Carrick's parts run.
 pub const NAMESPACE: &str = "carrick-system";
@@ -54,6 +54,24 @@ pub struct BedSpec {
     pub previous: Past,
 }
 
+impl BedSpec {
+    /// Two nodes in namespaces, IPv4 and IPv6, a /20 of addresses per node, Geneve.
+    pub const fn new(name: &'static str) -> Self {
+        Self {
+            name,
+            nodes: 2,
+            family: IpFamily::Dual,
+            mask: 20,
+            kind: NodeKind::Namespace,
+            kernel_nodes: 0,
+            pod_cidrs: PodCidrs::ControllerManager,
+            traffic: "{}",
+            more: "{}",
+            previous: Past::Absent,
+        }
+    }
+}
+
 /// A running cluster with Carrick on it.
 pub struct Bed {
     cluster: Cluster,
@@ -64,6 +82,8 @@ pub struct Bed {
     more: &'static str,
     /// What each node was before Carrick came.
     portraits: BTreeMap<String, String>,
+    /// From `helm install` until the network was Ready.
+    installed_in: Duration,
 }
 
 impl Bed {
@@ -108,6 +128,7 @@ impl Bed {
             traffic: spec.traffic,
             more: spec.more,
             portraits: BTreeMap::new(),
+            installed_in: Duration::ZERO,
         };
         bed.label_kinds()?;
         progress.say("recording what the nodes are without Carrick");
@@ -120,8 +141,10 @@ impl Bed {
             Past::Installed => Release::Previous,
             Past::Absent | Past::Available => Release::Current,
         };
+        let begun = Instant::now();
         bed.install(first)
             .with_context(|| bed.report("installation"))?;
+        bed.installed_in = begun.elapsed();
         progress.say("the network is Ready");
         Ok(bed)
     }
@@ -240,6 +263,21 @@ impl Bed {
     /// What each node was before Carrick came.
     pub fn portraits_before(&self) -> &BTreeMap<String, String> {
         &self.portraits
+    }
+
+    /// How long the installation took, from `helm install` until the network was Ready.
+    pub fn installed_in(&self) -> Duration {
+        self.installed_in
+    }
+
+    /// What the nodes are made of.
+    pub fn kind(&self) -> NodeKind {
+        self.cluster.spec().kind
+    }
+
+    /// The directory of this run's logs.
+    pub fn logs(&self) -> &std::path::Path {
+        self.cluster.logs()
     }
 
     /// Runs a shell script on a node.

@@ -28,18 +28,7 @@ pub enum Fixture {
 
 impl Fixture {
     fn spec(self) -> BedSpec {
-        let plain = BedSpec {
-            name: "e2e-dual",
-            nodes: 2,
-            family: IpFamily::Dual,
-            mask: 20,
-            kind: NodeKind::Namespace,
-            kernel_nodes: 0,
-            pod_cidrs: PodCidrs::ControllerManager,
-            traffic: "{}",
-            more: "{}",
-            previous: Past::Absent,
-        };
+        let plain = BedSpec::new("e2e-dual");
         match self {
             Self::Dual => BedSpec { nodes: 3, ..plain },
             Self::V4 => BedSpec {

@@ -1,6 +1,7 @@
 //! The suites, in the order they run; a cluster's tests stand together, and what ends a network ends
 //! them.
 
+mod absence;
 mod addresses;
 mod connectivity;
 mod faults;
@@ -12,6 +13,7 @@ mod rollout;
 mod runtime;
 mod security;
 mod spoof;
+mod under_traffic;
 mod upgrade;
 
 use carrick_e2e::fixture::Fixture;
@@ -38,7 +40,9 @@ pub fn all() -> Vec<Suite> {
         (Dual, Quick, "runtime", runtime::tests()),
         (Dual, Quick, "refusals", refusals::tests()),
         (Dual, Quick, "faults", faults::kill_tests()),
-        (Dual, Quick, "absence", faults::absence_tests()),
+        (Dual, Quick, "absence", absence::tests()),
+        (Dual, Slow, "under_traffic", under_traffic::tests()),
+        (Dual, Slow, "endurance", under_traffic::endurance_tests()),
         (Dual, Quick, "addresses", addresses::tests()),
         (Dual, Slow, "many_pods", addresses::many_pods_tests()),
         (Dual, Quick, "removal", removal::deletion_tests()),
@@ -46,6 +50,12 @@ pub fn all() -> Vec<Suite> {
         (Kernel, Quick, "kernel_connectivity", connectivity::tests()),
         (Kernel, Slow, "kernel_spoof", spoof::tests()),
         (Kernel, Slow, "kernel_faults", faults::kernel_tests()),
+        (
+            Kernel,
+            Slow,
+            "kernel_under_traffic",
+            under_traffic::kernel_tests(),
+        ),
         (Kernel, Slow, "kernel_rollout", rollout::failure_tests()),
         (Kernel, Slow, "kernel_rollout_order", rollout::order_tests()),
         (Kernel, Slow, "kernel_upgrade", upgrade::kernel_tests()),

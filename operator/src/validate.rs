@@ -3,8 +3,11 @@
 //! CEL in the CRD refuses what one object can tell; here is what needs the cluster to tell. What
 //! is doubtful but not wrong is a [`Doubt`]: over-strict validation bricks clusters.
 
-use carrick_api::effective::{DatapathType, TrafficMode};
+use std::net::IpAddr;
+
+use carrick_api::effective::{DatapathType, TrafficMode, TunnelProtocol};
 use carrick_api::networking::IpamMode;
+use carrick_api::nodeconfig::{self, NodeConfig};
 use carrick_k8s::telemetry;
 use ipnet::IpNet;
 
@@ -81,6 +84,7 @@ pub fn refusals(effective: &Effective, facts: &Facts) -> Vec<Refusal> {
             mend: "choose Encap; or NoEncap with a route table that sends each node's pod CIDRs to it".into(),
         });
     }
+    found.extend(gre_over_ipv6(effective, facts));
     found.extend(nodeipam::refusals(effective, facts));
     if let Probe::Failed(why) = &facts.api_server_probe {
         found.push(Refusal {
@@ -109,6 +113,61 @@ pub fn refusals(effective: &Effective, facts: &Facts) -> Vec<Refusal> {
         }
     }
     found
+}
+
+/// The kernel datapath of Open vSwitch has no GRE between IPv6 addresses. Refused where that is certain: an
+/// interface that is named may have IPv4 addresses of which Kubernetes knows nothing, and the agents
+/// tell then.
+fn gre_over_ipv6(effective: &Effective, facts: &Facts) -> Option<Refusal> {
+    let traffic = &effective.traffic;
+    if traffic.mode == TrafficMode::NoEncap || traffic.tunnel_protocol != TunnelProtocol::GRE {
+        return None;
+    }
+    let refusal = |why: String| Refusal {
+        field: "spec.traffic.tunnel.protocol".into(),
+        reason: format!(
+            "GRE between IPv6 addresses works on the userspace datapath only, and {why}"
+        ),
+        mend: "choose Geneve or VXLAN, or give the nodes IPv4 addresses".into(),
+    };
+    // Nodes on the kernel datapath whose tunnels end where the operator can see it.
+    let mut nodes = facts
+        .nodes
+        .iter()
+        .filter(|node| in_scope(effective, node))
+        .filter(|node| {
+            let own = nodeconfig::first_match(&effective.node_configs, &node.labels);
+            let datapath = own.and_then(NodeConfig::datapath_type);
+            datapath.unwrap_or(effective.datapath) != DatapathType::Userspace
+        })
+        .peekable();
+    if let Some(range) = traffic.transport_cidrs.first() {
+        let no_v4 = traffic
+            .transport_cidrs
+            .iter()
+            .all(|range| range.addr().is_ipv6());
+        return (no_v4 && nodes.peek().is_some()).then(|| {
+            refusal(format!(
+                "spec.traffic.transport.cidrs has IPv6 ranges only ({range})"
+            ))
+        });
+    }
+    let mut example = None;
+    for node in nodes {
+        let own = nodeconfig::first_match(&effective.node_configs, &node.labels);
+        let interface = own.and_then(NodeConfig::transport_interface);
+        let named = !interface.unwrap_or(&traffic.transport_interface).is_empty();
+        if named || node.addresses.iter().any(IpAddr::is_ipv4) {
+            return None;
+        }
+        let address = node.addresses.first().map(|address| (node, address));
+        example = example.or(address);
+    }
+    let (node, address) = example?;
+    Some(refusal(format!(
+        "the nodes have IPv6 addresses only (node {} has {address})",
+        node.name
+    )))
 }
 
 /// What is doubtful about `effective` in this cluster.
@@ -320,6 +379,67 @@ mod tests {
             check("{apiServer: {host: a, port: 1}}", failed),
             ["spec.apiServer"]
         );
+    }
+
+    #[test]
+    fn gre_between_ipv6_addresses_is_refused_on_the_kernel_datapath() {
+        let nodes = |addresses: [&'static str; 3]| {
+            move |facts: &mut Facts| {
+                for (node, address) in facts.nodes.iter_mut().zip(addresses) {
+                    node.addresses = address
+                        .split(',')
+                        .map(|text| text.parse().unwrap())
+                        .collect();
+                }
+            }
+        };
+        let v6 = nodes(["fd00::1", "fd00::2", "fd00::3"]);
+        let refused = ["spec.traffic.tunnel.protocol"];
+        let gre = |rest: &str| format!("{{traffic: {{tunnel: {{protocol: GRE}}{rest}}}}}");
+        assert_eq!(check(&gre(""), v6), refused);
+        assert_eq!(check(&gre(", mode: Hybrid"), v6), refused);
+        assert_eq!(check("{traffic: {tunnel: {protocol: VXLAN}}}", v6), [""; 0]);
+        // Nodes that have IPv4 too, or whose addresses nobody knows yet.
+        assert_eq!(check(&gre(""), |_| {}), [""; 0]);
+        let both = nodes([
+            "fd00::1,192.0.2.1",
+            "fd00::2,192.0.2.2",
+            "fd00::3,192.0.2.3",
+        ]);
+        assert_eq!(check(&gre(""), both), [""; 0]);
+        let mixed = nodes(["fd00::1", "192.0.2.2", "fd00::3"]);
+        assert_eq!(check(&gre(""), mixed), [""; 0]);
+        // An interface of its own may have what Kubernetes does not know; ranges tell it all.
+        let interface = ", transport: {interface: eth1}";
+        assert_eq!(check(&gre(interface), v6), [""; 0]);
+        let range = |range: &str| gre(&format!(", transport: {{cidrs: ['{range}']}}"));
+        assert_eq!(check(&range("fd00::/64"), both), refused);
+        assert_eq!(check(&range("192.0.2.0/24"), v6), [""; 0]);
+        // The userspace datapath can, on all nodes or on those that have it.
+        let userspace = format!("{{datapath: {{type: Userspace}}, {}", &gre(interface)[1..]);
+        assert_eq!(check(&userspace, v6), [""; 0]);
+        let own = "nodeConfigs: [{name: a, nodeSelector: {}, datapath: {type: Userspace}, \
+                   traffic: {transport: {interface: eth1}}}]";
+        assert_eq!(check(&format!("{{{own}, {}", &gre("")[1..]), v6), [""; 0]);
+    }
+
+    #[test]
+    fn hybrid_on_azure_is_refused_with_its_evidence() {
+        let mut facts = samples::facts();
+        facts.nodes[1].provider_id = "azure:///subscriptions/x/vm".into();
+        let spec = samples::spec("{traffic: {mode: Hybrid}}");
+        let found = refusals(&samples::effective_of(&spec), &facts);
+        let text = found[0].to_string();
+        for part in [
+            "spec.traffic.mode",
+            "node node2 runs there: providerID azure:///subscriptions/x/vm",
+            "choose Encap",
+        ] {
+            assert!(text.contains(part), "{part}: {text}");
+        }
+        // Another cloud's id is none.
+        facts.nodes[1].provider_id = "aws:///eu-central-1a/i-1".into();
+        assert_eq!(refusals(&samples::effective_of(&spec), &facts), []);
     }
 
     #[test]

@@ -10,6 +10,9 @@ mod bed;
 use std::collections::BTreeMap;
 
 use bed::{Bed, DEADLINE, NAMESPACE, POLL, config};
+use carrick_k8s::pki::rotation::Policy;
+use carrick_k8s::pki::{LeafNames, Pki, inspect};
+use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
@@ -83,6 +86,61 @@ async fn a_networking_becomes_a_network_in_an_empty_cluster() {
     bed.until_condition("Ready", "True", "Ready").await;
     assert_ne!(bed.networking()["metadata"]["resourceVersion"], seen);
     assert_eq!(bed.versions(), before);
+    bed.stop_operator().await;
+}
+
+/// An operator that was away for longer than a certificate lives signs another as soon as it is back, by the
+/// CA that agents trust.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_expired_certificate_is_signed_anew_by_the_same_ca() {
+    let mut bed = Bed::start(&[]).await;
+    let names = LeafNames {
+        dns: ["carrick-controller".to_owned()].into(),
+        ..LeafNames::default()
+    };
+    let two_years_ago = Timestamp::now() - SignedDuration::from_hours(2 * 365 * 24);
+    let (pki, _, _) = Pki::default()
+        .advance("carrick-ca", &names, two_years_ago, &Policy::default())
+        .unwrap();
+    for (name, kind, data) in [
+        ("carrick-ca", "Opaque", pki.ca_data()),
+        (
+            "carrick-controller-tls",
+            "kubernetes.io/tls",
+            pki.leaf_data(),
+        ),
+    ] {
+        let data: BTreeMap<_, _> = data
+            .into_iter()
+            .map(|(key, value)| (key, String::from_utf8(value).unwrap()))
+            .collect();
+        let secret = json!({
+            "apiVersion": "v1", "kind": "Secret", "type": kind, "stringData": data,
+            "metadata": {"name": name, "namespace": NAMESPACE},
+        });
+        bed.server
+            .kubectl_with_input(&["create", "-f", "-"], &secret.to_string())
+            .unwrap();
+    }
+    let stored = |bed: &Bed, name: &str| {
+        let template = r#"go-template={{index .data "tls.crt" | base64decode}}"#;
+        let get = ["get", "secret", "-n", NAMESPACE, name, "-o", template];
+        bed.server.kubectl(&get).unwrap()
+    };
+    let ca = stored(&bed, "carrick-ca");
+    let expired = stored(&bed, "carrick-controller-tls");
+    bed.apply(&json!({})).unwrap();
+    bed.start_operator().await;
+    bed.until("another certificate", || {
+        stored(&bed, "carrick-controller-tls") != expired
+    })
+    .await;
+    let fresh = stored(&bed, "carrick-controller-tls");
+    let facts = |pem: &str| inspect("a certificate", pem).unwrap();
+    assert!(facts(&expired).not_after < Timestamp::now());
+    assert!(facts(&fresh).not_after > Timestamp::now());
+    assert_eq!(facts(&fresh).issuer_key_id, facts(&ca).key_id);
+    assert_eq!(stored(&bed, "carrick-ca"), ca);
     bed.stop_operator().await;
 }
 

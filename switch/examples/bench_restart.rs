@@ -19,6 +19,7 @@ use carrick_ovsdb::desired::{BridgeConfig, DatapathType, InterfaceType, PortConf
 use carrick_ovsdb::handover;
 use carrick_ovsdb::rows::{OpenVSwitch, switch_request};
 use carrick_ovsdb::switch::SwitchDb;
+use carrick_testkit::figure::{Goal, figure};
 use carrick_testkit::ovs::{Ovs, wait};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -76,10 +77,8 @@ async fn main() -> Result<()> {
         .unwrap_or_default();
     let median = took.get(took.len() / 2).copied().unwrap_or_default();
     let figure = |name: &str, value: Duration| {
-        let seconds = value.as_secs_f64();
-        json!({"name": format!("switch restart until {flows} flows are back, {name} of {times}"),
-            "unit": "s", "ours": seconds, "peer": null, "ratio": null, "goal": 0.5,
-            "goal_of": "ours", "goal_sense": "<=", "met": seconds <= 0.5})
+        let name = format!("switch restart until {flows} flows are back, {name} of {times}");
+        figure(&name, "s", value.as_secs_f64(), None, Goal::OursAtMost(0.5))
     };
     println!(
         "{}",

@@ -69,6 +69,12 @@ impl Supervisor {
         fs::read_to_string(self.ovs.run_dir().join("supervisor.log")).unwrap()
     }
 
+    fn wait_logged(&self, words: &str) {
+        if let Err(error) = wait(words, || self.log().contains(words)) {
+            panic!("{error}\n{}", self.log());
+        }
+    }
+
     fn is_ready(&self) -> bool {
         http(&self.ovs, "/readyz").starts_with("HTTP/1.1 200")
     }
@@ -236,14 +242,8 @@ async fn it_starts_serves_and_stops() {
         .unwrap();
     assert_eq!(version.trim(), "\"3.1.0\"");
     make_bridge(&supervisor).await;
-    // The daemons' own words are in the supervisor's log.
-    assert!(
-        supervisor
-            .log()
-            .contains("bridge br-int: added interface br-int"),
-        "{}",
-        supervisor.log()
-    );
+    // The daemons' own words come to the supervisor's log, through a pipe: soon, not before the port does.
+    supervisor.wait_logged("bridge br-int: added interface br-int");
     supervisor.stop();
     assert!(
         !Path::new(&format!(

@@ -3,11 +3,13 @@
 //! The programs that measure are examples of the crates they measure; each prints an array of
 //! figures. This verb builds them, runs them one after the other and prints what they found.
 
+mod cluster;
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 
 use anyhow::{Context as _, Result, ensure};
-use carrick_testbed::{Progress, binaries};
+use carrick_testbed::{Cluster, ClusterSpec, NodeKind, Progress, binaries};
 use serde::{Deserialize, Serialize};
 
 /// Arguments of `bench`.
@@ -26,17 +28,66 @@ enum Suite {
     Openflow,
     /// Ports and the switch's restart, against ovs-vsctl and the Python client.
     Ovsdb,
+    /// CNI ADD and DEL, against the plugins bridge and host-local.
+    Cni,
+    /// Memory of the agent and of the switch.
+    Agent,
+    /// Traffic between pods in each mode, on both datapaths, against bridges that do next to nothing.
+    Datapath,
+    /// From `helm install` to Ready, and what is lost when parts are started again or upgraded.
+    Cluster,
 }
 
 /// Arguments of `cargo build`, and the programs run then, with theirs.
 struct Plan {
     build: &'static [&'static str],
     programs: Vec<(&'static str, Vec<PathBuf>)>,
+    /// They run again on a node with a kernel of its own, on the kernel datapath.
+    kernel: bool,
 }
 
+/// Name of the cluster that measures on the kernel datapath.
+const KERNEL_NODE: &str = "bench";
+
+/// What measures a node: the programs as they are shipped, and the one that drives them.
+const NODE: &[&str] = &[
+    "--package=carrick",
+    "--package=carrick-cni",
+    "--package=carrick-agent",
+    "--bin=carrick",
+    "--bin=carrick-cni",
+    "--example=bench_node",
+];
+
 impl Suite {
-    fn plan(self, python: PathBuf, target: &Path) -> Plan {
-        match self {
+    fn plan(self, target: &Path) -> Result<Plan> {
+        let release = target.join("release");
+        let node = |suite: &str| Plan {
+            build: NODE,
+            programs: vec![(
+                "bench_node",
+                vec![
+                    suite.into(),
+                    release.join("carrick"),
+                    release.join("carrick-cni"),
+                ],
+            )],
+            kernel: false,
+        };
+        let python = carrick_testkit::python::install;
+        Ok(match self {
+            Self::Cni => node("cni"),
+            Self::Agent => node("agent"),
+            Self::Datapath => Plan {
+                kernel: true,
+                ..node("datapath")
+            },
+            // The images are those that end-to-end tests run.
+            Self::Cluster => Plan {
+                build: &[],
+                programs: Vec::new(),
+                kernel: false,
+            },
             Self::Openflow => Plan {
                 build: &[
                     "--package=carrick-openflow",
@@ -44,7 +95,8 @@ impl Suite {
                     "--example=bench",
                     "--example=bench_memory",
                 ],
-                programs: vec![("bench", vec![python]), ("bench_memory", Vec::new())],
+                programs: vec![("bench", vec![python()?]), ("bench_memory", Vec::new())],
+                kernel: false,
             },
             Self::Ovsdb => Plan {
                 build: &[
@@ -55,11 +107,12 @@ impl Suite {
                     "--example=bench_restart",
                 ],
                 programs: vec![
-                    ("bench_ports", vec![python]),
-                    ("bench_restart", vec![target.join("release/carrick-switch")]),
+                    ("bench_ports", vec![python()?]),
+                    ("bench_restart", vec![release.join("carrick-switch")]),
                 ],
+                kernel: false,
             },
-        }
+        })
     }
 }
 
@@ -82,8 +135,9 @@ struct Figure {
     ours: f64,
     peer: Option<f64>,
     ratio: Option<f64>,
-    goal: f64,
-    met: bool,
+    /// None: the figure is there to be seen.
+    goal: Option<f64>,
+    met: Option<bool>,
 }
 
 /// Measures. Missed goals are no failure: figures of a busy machine say little.
@@ -91,22 +145,30 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let progress = Progress::stderr();
     let root = crate::root();
     let target = crate::target_dir(&root);
-    let python = carrick_testkit::python::install()?;
-    let plan = args.suite.plan(python, &target);
-    progress.say("building (optimised)");
-    let status = binaries::cargo()
-        .args(["build", "--release", "--locked", "--quiet"])
-        .args(plan.build)
-        .status()
-        .context("start cargo")?;
-    ensure!(status.success(), "cargo build: {status}");
+    let plan = args.suite.plan(&target)?;
+    if !plan.build.is_empty() {
+        progress.say("building (optimised)");
+        let status = binaries::cargo()
+            .args(["build", "--release", "--locked", "--quiet"])
+            .args(plan.build)
+            .status()
+            .context("start cargo")?;
+        ensure!(status.success(), "cargo build: {status}");
+    }
     let mut figures = Vec::new();
+    if args.suite == Suite::Cluster {
+        let measured = cluster::figures(&progress)?;
+        figures.extend(read(&serde_json::to_vec(&measured)?).context("read the figures")?);
+    }
+    let mut commands = Vec::new();
     for (program, arguments) in plan.programs {
         progress.say(format!("measuring: {program}"));
-        figures.extend(measure(
-            &target.join("release/examples").join(program),
-            &arguments,
-        )?);
+        let program = target.join("release/examples").join(program);
+        figures.extend(measure(Command::new(&program).args(&arguments))?);
+        commands.push([vec![program], arguments].concat());
+    }
+    if plan.kernel {
+        figures.extend(in_kernel(&commands, &progress)?);
     }
     if args.json {
         let figures: Vec<_> = figures
@@ -120,21 +182,40 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn measure(program: &Path, arguments: &[PathBuf]) -> Result<Vec<Measured>> {
-    let output = Command::new(program)
-        .args(arguments)
+fn measure(command: &mut Command) -> Result<Vec<Measured>> {
+    let output = command
         .stdin(Stdio::null())
         .stderr(Stdio::inherit())
         .output()
-        .with_context(|| format!("run {}", program.display()))?;
-    ensure!(
-        output.status.success(),
-        "{}: {}",
-        program.display(),
-        output.status
-    );
-    serde_json::from_slice(&output.stdout)
-        .with_context(|| format!("read the figures of {}", program.display()))
+        .with_context(|| format!("run {command:?}"))?;
+    ensure!(output.status.success(), "{command:?}: {}", output.status);
+    read(&output.stdout).with_context(|| format!("read the figures of {command:?}"))
+}
+
+fn read(json: &[u8]) -> serde_json::Result<Vec<Measured>> {
+    serde_json::from_slice(json)
+}
+
+/// The same on a node with a kernel of its own, which sees the machine's files.
+fn in_kernel(commands: &[Vec<PathBuf>], progress: &Progress) -> Result<Vec<Measured>> {
+    let spec = ClusterSpec {
+        nodes: 1,
+        kind: NodeKind::Kernel,
+        ..ClusterSpec::new(KERNEL_NODE)
+    };
+    let measured = Cluster::up(&spec, progress).and_then(|cluster| {
+        let node = cluster.node("node1")?;
+        let mut figures = Vec::new();
+        for words in commands {
+            progress.say("measuring: the same on the kernel datapath");
+            let mut command = node.command("env")?;
+            command.arg("CARRICK_TEST_DATAPATH=system").args(words);
+            figures.extend(measure(&mut command)?);
+        }
+        Ok(figures)
+    });
+    Cluster::down(KERNEL_NODE, progress)?;
+    measured
 }
 
 /// A table in Markdown, columns aligned.
@@ -176,15 +257,20 @@ fn row(measured: &Measured) -> [String; 7] {
     } else {
         ""
     };
-    let optional = |value: Option<f64>| value.map_or_else(|| "–".to_owned(), number);
+    let none = || "–".to_owned();
+    let optional = |value: Option<f64>| value.map_or_else(none, number);
     [
         figure.name.clone(),
         figure.unit.clone(),
         number(figure.ours),
         optional(figure.peer),
         optional(figure.ratio),
-        format!("{sense} {}{times}", number(figure.goal)),
-        if figure.met { "yes" } else { "no" }.to_owned(),
+        figure
+            .goal
+            .map_or_else(none, |goal| format!("{sense} {}{times}", number(goal))),
+        figure
+            .met
+            .map_or_else(none, |met| if met { "yes" } else { "no" }.to_owned()),
     ]
 }
 
@@ -211,6 +297,9 @@ mod tests {
         let measured: Measured = serde_json::from_str(text).unwrap();
         let want = ["n", "u", "1234", "2", "617", "≥ 0.950×", "yes"];
         assert_eq!(row(&measured), want);
+        let seen = text.replace("0.95,", "null,").replace("true", "null");
+        let seen: Measured = serde_json::from_str(&seen).unwrap();
+        assert_eq!(row(&seen)[5..], ["–", "–"]);
         let json = serde_json::to_value(&measured.figure).unwrap();
         let members: Vec<_> = json.as_object().unwrap().keys().cloned().collect();
         assert_eq!(

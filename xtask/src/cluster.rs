@@ -112,6 +112,12 @@ enum LinkAction {
         #[arg(value_parser = clap::value_parser!(u8).range(0..=100))]
         percent: u8,
     },
+    /// Longer packets towards the node are lost silently.
+    Size {
+        /// Bytes of an IP packet.
+        #[arg(value_parser = clap::value_parser!(u16).range(68..))]
+        bytes: u16,
+    },
     /// As it was.
     Restore,
 }
@@ -203,6 +209,9 @@ pub fn run(args: Args) -> Result<ExitCode> {
                 }
                 LinkAction::Loss { percent } => {
                     cluster.limit_link(&node, link, Limit::Loss { percent })?;
+                }
+                LinkAction::Size { bytes } => {
+                    cluster.limit_link(&node, link, Limit::Size { bytes })?;
                 }
                 LinkAction::Restore => cluster.restore_link(&node, link)?,
             }

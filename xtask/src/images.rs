@@ -14,8 +14,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, ensure};
-use carrick_testbed::Progress;
 use carrick_testbed::archive::Archive;
+use carrick_testbed::{Progress, retention};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
@@ -277,7 +277,7 @@ const SLIM: &[&str] = &[
 
 /// Removes the oldest archives of an image.
 fn prune(cache: &Path, name: &str) -> Result<()> {
-    let mut archives: Vec<_> = fs::read_dir(cache)
+    let archives = fs::read_dir(cache)
         .with_context(|| format!("read {}", cache.display()))?
         .flatten()
         .filter(|entry| {
@@ -289,14 +289,8 @@ fn prune(cache: &Path, name: &str) -> Result<()> {
             let rest = stem.and_then(|rest| rest.strip_prefix('-'));
             rest.is_some_and(|rest| name == "carrick-ovs" || !rest.starts_with("ovs-"))
         })
-        .filter_map(|entry| Some((entry.metadata().ok()?.modified().ok()?, entry.path())))
-        .collect();
-    archives.sort();
-    let excess = archives.len().saturating_sub(KEPT);
-    for (_, path) in archives.into_iter().take(excess) {
-        fs::remove_file(&path).with_context(|| format!("remove {}", path.display()))?;
-    }
-    Ok(())
+        .filter_map(|entry| Some((entry.metadata().ok()?.modified().ok()?, entry.path())));
+    retention::keep_newest(archives, KEPT)
 }
 
 /// Where images are kept.

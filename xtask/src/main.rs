@@ -1,9 +1,10 @@
-//! Developer verbs: cluster, images, demo, bench, test, kernel-tests, gen, tools.
+//! Developer verbs: cluster, images, demo, chaos, bench, test, kernel-tests, gen, tools.
 //!
 //! Results go to standard output, progress to standard error. Exit codes: 0 done, 1 failed, 2 wrong
 //! usage; `cluster shell` passes its command's on.
 
 mod bench;
+mod chaos;
 mod cluster;
 mod demo;
 mod generate;
@@ -41,6 +42,8 @@ enum Verb {
     Images(images::Args),
     /// A cluster with Carrick on it and pods that talk.
     Demo(demo::Args),
+    /// Break a cluster at random under continuous traffic, and check what must hold after each event.
+    Chaos(chaos::Args),
     /// Figures of the optimised build against other programs, in the same run.
     Bench(bench::Args),
     /// Run all tests but the end-to-end ones, in three lanes.
@@ -57,6 +60,7 @@ fn main() -> ExitCode {
         Verb::Tools(args) => tools::run(&args),
         Verb::Images(args) => images::run(args).map(|()| ExitCode::SUCCESS),
         Verb::Demo(args) => demo::run(&args),
+        Verb::Chaos(args) => chaos::run(&args),
         Verb::Bench(args) => bench::run(&args),
         Verb::Test(args) => test::run(&args),
         Verb::KernelTests(args) => kernel_tests::run(&args),

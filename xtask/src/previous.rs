@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, bail, ensure};
-use carrick_testbed::Progress;
+use carrick_testbed::{Progress, retention};
 use serde::{Deserialize, Serialize};
 
 use crate::images::{self, Image, Options};
@@ -135,20 +135,14 @@ fn extract(commit: &str, to: &Path) -> Result<()> {
 
 /// Removes the trees that were not used for longest.
 fn prune(all: &Path) -> Result<()> {
-    let mut trees: Vec<_> = fs::read_dir(all)
+    let trees = fs::read_dir(all)
         .with_context(|| format!("read {}", all.display()))?
         .flatten()
         .map(|entry| {
             let used = fs::metadata(entry.path().join("images.json")).and_then(|m| m.modified());
             (used.ok(), entry.path())
-        })
-        .collect();
-    trees.sort();
-    let excess = trees.len().saturating_sub(KEPT);
-    for (_, path) in trees.into_iter().take(excess) {
-        fs::remove_dir_all(&path).with_context(|| format!("remove {}", path.display()))?;
-    }
-    Ok(())
+        });
+    retention::keep_newest(trees, KEPT)
 }
 
 #[cfg(test)]

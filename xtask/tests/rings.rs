@@ -66,6 +66,7 @@ fn allowed() -> BTreeMap<&'static str, &'static [&'static str]> {
             "xtask",
             &[
                 "carrick-api",
+                "carrick-e2e",
                 "carrick-operator",
                 "carrick-testbed",
                 "carrick-testkit",

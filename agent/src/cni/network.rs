@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use carrick_node::MacAddr;
+use carrick_proto::NodeFacts;
 use ipnet::IpNet;
 use tokio::sync::watch;
 
@@ -36,6 +37,16 @@ pub struct PodNetworkSettings {
     pub datapath: DatapathKind,
     /// UID of the Node object: another one is another registration.
     pub node_uid: String,
+}
+
+impl PodNetworkSettings {
+    /// Whether they are made from this record of the node, or from one that tells pods the same.
+    pub fn are_of(&self, node: &NodeFacts) -> bool {
+        let still_there = |cidr| node.pod_cidrs.contains(cidr);
+        node.uid == self.node_uid
+            && node.problem.is_none()
+            && self.pod_cidrs.iter().all(still_there)
+    }
 }
 
 /// The pod's record has not arrived by the deadline.
@@ -75,13 +86,15 @@ pub trait PodNetwork: Send + Sync + 'static {
     /// gateway exists. Never waits.
     fn settings(&self) -> watch::Receiver<Option<Arc<PodNetworkSettings>>>;
 
-    /// Waits until the pod's record is in the committed state (invariant 2), at most `limit`.
-    /// Answers at once when it is there already, controller or not.
-    fn wait_record(
+    /// Waits until the pod's record is in the committed state (invariant 2) and the settings are made
+    /// from the node's record in it, at most `limit`. Answers at once when that is so already,
+    /// controller or not. One batch can bring the pod and another registration of its node: the
+    /// settings of the one before would give the pod an address that no other node routes here.
+    fn wait_pod(
         &self,
         pod: &PodRef,
         limit: Duration,
-    ) -> impl Future<Output = Result<(), NotYet>> + Send;
+    ) -> impl Future<Output = Result<Arc<PodNetworkSettings>, NotYet>> + Send;
 
     /// Makes the attachment's port carry packets. Called in state `Adding`, when the veth pair
     /// exists with its host end *down*. On `Ok`: on the userspace datapath the link is in the

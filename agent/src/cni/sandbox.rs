@@ -12,6 +12,8 @@ use carrick_node::{
     Route, RouteOrigin, SysctlError, Sysctls, VethSpec, disable_tx_checksum,
 };
 use ipnet::IpNet;
+use parking_lot::Mutex;
+use tracing::debug;
 
 use super::alias::LinkAlias;
 use super::network::{DatapathKind, PodNetworkSettings};
@@ -45,16 +47,24 @@ pub enum SandboxError {
 }
 
 /// Makes and removes veth pairs from the host's namespace.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Sandboxes {
     host: Netlink,
     sysctls: Sysctls,
+    /// Links to be deleted by whoever has the turn.
+    doomed: Mutex<Vec<String>>,
+    deleting: tokio::sync::Mutex<()>,
 }
 
 impl Sandboxes {
     /// Works through `host`, the host's netlink, and `sysctls`, a writable tree.
     pub fn new(host: Netlink, sysctls: Sysctls) -> Self {
-        Self { host, sysctls }
+        Self {
+            host,
+            sysctls,
+            doomed: Mutex::default(),
+            deleting: tokio::sync::Mutex::default(),
+        }
     }
 
     /// The host's netlink.
@@ -62,13 +72,13 @@ impl Sandboxes {
         &self.host
     }
 
-    /// Makes the pair. The pod's end is ready and up; the host's end is down until
-    /// [`Self::set_up`]. A leftover pair of the same name is removed first.
+    /// Makes the pair, both ends down, and returns the sandbox's namespace. A leftover pair of the same
+    /// name is removed first.
     pub async fn create(
         &self,
         attachment: &Attachment,
         settings: &PodNetworkSettings,
-    ) -> Result<(), SandboxError> {
+    ) -> Result<Namespace, SandboxError> {
         let namespace = Namespace::open(&attachment.netns)?;
         self.host.delete_link(&attachment.host_link).await?;
         let ifname = &attachment.key.ifname;
@@ -82,6 +92,21 @@ impl Sandboxes {
                 namespace: &namespace,
             })
             .await?;
+        // Nobody speaks IPv6 there. Open vSwitch looks at every address of the host for every route, each time
+        // one of them changes: a link-local address per pod costs it 0.1 s per port with 250 of them.
+        let key = format!("ipv6/conf/{}/disable_ipv6", attachment.host_link);
+        self.sysctls.set_if_there(&key, "1")?;
+        Ok(namespace)
+    }
+
+    /// Makes the pod's end ready and sets it up; the host's end is down until [`Self::set_up`].
+    pub async fn furnish(
+        &self,
+        namespace: &Namespace,
+        attachment: &Attachment,
+        settings: &PodNetworkSettings,
+    ) -> Result<(), SandboxError> {
+        let ifname = &attachment.key.ifname;
         let value = |key: String, value: &str| (key, value.to_owned());
         let mut values = vec![
             value(format!("-ipv6/conf/{ifname}/accept_ra"), "0"),
@@ -93,12 +118,12 @@ impl Sandboxes {
             values.push(value(format!("ipv6/conf/{ifname}/disable_ipv6"), "0"));
             values.push(value("ipv6/conf/lo/disable_ipv6".to_owned(), "0"));
         }
-        self.sysctls.set_in(&namespace, values).await?;
+        self.sysctls.set_in(namespace, values).await?;
         if settings.datapath == DatapathKind::Userspace {
-            disable_tx_checksum(&namespace, ifname).await?;
+            disable_tx_checksum(namespace, ifname).await?;
         }
 
-        let pod = Netlink::open_in(&namespace).await?;
+        let pod = Netlink::open_in(namespace).await?;
         let link = pod
             .link(ifname)
             .await?
@@ -148,8 +173,19 @@ impl Sandboxes {
         Ok(self.host.set_state(link.index, AdminState::Up).await?)
     }
 
-    /// Deletes the pair, by its host's end: the sandbox may be gone already.
+    /// Deletes the pair, by its host's end: the sandbox may be gone already. The kernel takes long to
+    /// delete a link, and no longer for many, so that those that meet are deleted together: whoever
+    /// has the turn does it for all that wait.
     pub async fn delete(&self, host_link: &str) -> Result<(), SandboxError> {
+        self.doomed.lock().push(host_link.to_owned());
+        let _turn = self.deleting.lock().await;
+        let doomed = std::mem::take(&mut *self.doomed.lock());
+        if !doomed.is_empty()
+            && let Err(error) = self.host.delete_links(&doomed).await
+        {
+            debug!(links = doomed.len(), %error, "links are deleted one by one");
+        }
+        // Another may have had the turn and failed, or been given up.
         Ok(self.host.delete_link(host_link).await?)
     }
 

@@ -187,8 +187,9 @@ impl<N: PodNetwork> CniServer<N> {
             self.remove(&existing).await?;
         }
         let wait = deadline.saturating_duration_since(Instant::now());
-        self.network
-            .wait_record(&add.pod, wait)
+        let settings = self
+            .network
+            .wait_pod(&add.pod, wait)
             .await
             .map_err(|error| CniError::new(Code::TryAgain, format!("{}: {error}", add.pod)))?;
         self.host_ports_free(&add)?;
@@ -230,13 +231,21 @@ impl<N: PodNetwork> CniServer<N> {
         attachment: &Arc<Attachment>,
         settings: &PodNetworkSettings,
     ) -> Result<Arc<Attachment>, CniError> {
-        bounded(
+        let namespace = bounded(
             "making the pod's interface",
             self.sandboxes.create(attachment, settings),
         )
         .await?;
-        timeout(PORT_LIMIT, self.network.attach(attachment))
-            .await
+        // Neither needs the other: no packet passes before the host's end is up.
+        let (furnished, attached) = tokio::join!(
+            bounded(
+                "making the pod's interface ready",
+                self.sandboxes.furnish(&namespace, attachment, settings),
+            ),
+            timeout(PORT_LIMIT, self.network.attach(attachment)),
+        );
+        furnished?;
+        attached
             .unwrap_or_else(|_| Err(late("attach")))
             .map_err(|error| port_error("attaching the pod's port", &error))?;
         bounded(

@@ -11,7 +11,6 @@ use carrick_node::MacAddr;
 use ipnet::IpNet;
 use parking_lot::Mutex;
 use sha2::{Digest, Sha256};
-use tokio::sync::watch;
 
 use super::attachment::{
     Attachment, AttachmentKey, AttachmentState, Attachments, HeldAddresses, PodRef, PortMapping,
@@ -105,7 +104,6 @@ pub struct PoolUsage {
 #[derive(Debug)]
 pub struct AttachmentStore {
     inner: Mutex<Inner>,
-    version: watch::Sender<u64>,
 }
 
 #[derive(Debug)]
@@ -158,7 +156,6 @@ impl AttachmentStore {
         };
         let store = Self {
             inner: Mutex::new(inner),
-            version: watch::Sender::new(0),
         };
         let report = OpenReport {
             recovery: opened.recovery,
@@ -228,8 +225,6 @@ impl AttachmentStore {
         records.push(Record::Put(Arc::clone(&attachment)));
         inner.commit(&attachment.key, &records, now)?;
         inner.early_reuse += allocation.early.len() as u64;
-        drop(inner);
-        self.changed();
         Ok(attachment)
     }
 
@@ -238,8 +233,6 @@ impl AttachmentStore {
         let mut inner = self.inner.lock();
         let key = attachment.key.clone();
         inner.commit(&key, &[Record::Put(Arc::new(attachment))], now)?;
-        drop(inner);
-        self.changed();
         Ok(())
     }
 
@@ -253,8 +246,6 @@ impl AttachmentStore {
         attachment.state = AttachmentState::Ready;
         let attachment = Arc::new(attachment);
         inner.commit(key, &[Record::Put(Arc::clone(&attachment))], now)?;
-        drop(inner);
-        self.changed();
         Ok(attachment)
     }
 
@@ -264,10 +255,6 @@ impl AttachmentStore {
         let mut inner = self.inner.lock();
         if inner.state.mark(key, AttachmentState::Removing) {
             inner.snapshot = None;
-            let attachment = inner.state.get(key).cloned();
-            drop(inner);
-            self.changed();
-            return attachment;
         }
         inner.state.get(key).cloned()
     }
@@ -284,8 +271,6 @@ impl AttachmentStore {
             .commit_or_defer(key, vec![Record::Remove(key.clone())], now)
             .err();
         let release = inner.state.last_release();
-        drop(inner);
-        self.changed();
         Released {
             addresses: Some(ReleasedAddresses {
                 pod: attachment.pod.clone(),
@@ -330,7 +315,7 @@ impl AttachmentStore {
         self.inner.lock().state.get(key).cloned()
     }
 
-    /// All attachments now. [`Self::changes`] tells when to look again.
+    /// All attachments now.
     pub fn attachments(&self) -> Attachments {
         let mut inner = self.inner.lock();
         if let Some(snapshot) = &inner.snapshot {
@@ -339,11 +324,6 @@ impl AttachmentStore {
         let snapshot = inner.state.attachments();
         inner.snapshot = Some(Arc::clone(&snapshot));
         snapshot
-    }
-
-    /// A number that grows with every change of the attachments.
-    pub fn changes(&self) -> watch::Receiver<u64> {
-        self.version.subscribe()
     }
 
     /// Every address in use, and every one in quarantine, for the stream's `Hello`.
@@ -361,10 +341,6 @@ impl AttachmentStore {
             free: inner.state.free(),
             early_reuse: inner.early_reuse,
         }
-    }
-
-    fn changed(&self) {
-        self.version.send_modify(|version| *version += 1);
     }
 }
 

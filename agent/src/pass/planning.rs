@@ -1,5 +1,7 @@
 //! A pass's plan: made anew each time, refused where it would tear down what runs, and reported.
 
+use std::sync::Arc;
+
 use carrick_api::agentinfo::condition;
 use carrick_datapath::{Commit, DatapathKind};
 use tracing::warn;
@@ -25,6 +27,13 @@ impl Programmer {
             Ok(new) => {
                 self.report_plan(&new);
                 self.plan = Some(new.clone());
+                self.node.plan.send_if_modified(|held| {
+                    let changed = held.as_deref() != Some(&new);
+                    if changed {
+                        *held = Some(Arc::new(new.clone()));
+                    }
+                    changed
+                });
                 Ok(new)
             }
             Err(error) => {
@@ -48,8 +57,8 @@ impl Programmer {
         };
         let (config, entry) = self.node.config.on_node(&node.labels);
         let wanted = datapath_of(&config);
-        let running = match (&self.rendered, &self.plan) {
-            (Some(_), Some(plan)) => Some(plan.datapath),
+        let running = match (self.pipeline.is_rendered(), &self.plan) {
+            (true, Some(plan)) => Some(plan.datapath),
             _ => self.saved_datapath(),
         };
         match running.filter(|running| *running != wanted) {

@@ -39,6 +39,7 @@ fn link(name: &str, addresses: &[&str]) -> (String, HostLink) {
         name: name.into(),
         index: 1,
         mtu: 1500,
+        up: true,
         mac: None,
         addresses: addresses.iter().map(|text| text.parse().unwrap()).collect(),
     };

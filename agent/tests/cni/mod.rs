@@ -44,12 +44,17 @@ impl PodNetwork for Fake {
         self.settings.subscribe()
     }
 
-    async fn wait_record(&self, _: &PodRef, limit: Duration) -> Result<(), NotYet> {
+    async fn wait_pod(
+        &self,
+        _: &PodRef,
+        limit: Duration,
+    ) -> Result<Arc<PodNetworkSettings>, NotYet> {
         let mut known = self.known.subscribe();
         let arrived = known.wait_for(|known| *known);
-        match tokio::time::timeout(limit, arrived).await {
-            Ok(_) => Ok(()),
-            Err(_) => Err(NotYet {
+        let settings = self.settings.borrow().clone();
+        match (tokio::time::timeout(limit, arrived).await, settings) {
+            (Ok(_), Some(settings)) => Ok(settings),
+            _ => Err(NotYet {
                 reason: "no record".to_owned(),
             }),
         }

@@ -254,9 +254,14 @@ impl Controller {
 
 /// The record of node `n` itself.
 pub fn node_record(n: u8, cidrs: &[impl AsRef<str>]) -> Entry {
+    node_record_by(n, &format!("node-uid-{n}"), cidrs)
+}
+
+/// The record of node `n`, registered under this UID.
+pub fn node_record_by(n: u8, uid: &str, cidrs: &[impl AsRef<str>]) -> Entry {
     Entry::new(Body::Node(NodeFacts {
         name: NodeName::new(&format!("node{n}")).unwrap(),
-        uid: format!("node-uid-{n}"),
+        uid: uid.to_owned(),
         pod_cidrs: cidrs
             .iter()
             .map(|cidr| cidr.as_ref().parse().unwrap())
@@ -275,8 +280,13 @@ pub fn route_record(n: u8, cidrs: &[impl AsRef<str>]) -> Entry {
 
 /// The record of the way to node `n`, which has these transport addresses.
 pub fn route_record_by(n: u8, cidrs: &[impl AsRef<str>], endpoints: &[String]) -> Entry {
+    route_record_named(&format!("node{n}"), cidrs, endpoints)
+}
+
+/// The record of the way to a node, which has these transport addresses.
+pub fn route_record_named(name: &str, cidrs: &[impl AsRef<str>], endpoints: &[String]) -> Entry {
     Entry::new(Body::Route(RouteFacts {
-        node: NodeName::new(&format!("node{n}")).unwrap(),
+        node: NodeName::new(name).unwrap(),
         pod_cidrs: cidrs
             .iter()
             .map(|cidr| cidr.as_ref().parse().unwrap())

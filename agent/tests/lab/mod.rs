@@ -8,6 +8,7 @@
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
 pub mod controller;
+pub mod modes;
 
 use std::io::{Read as _, Write as _};
 use std::os::unix::net::UnixStream;
@@ -52,12 +53,17 @@ struct AgentCli {
 }
 
 /// Waits until `condition` holds.
-pub fn wait(what: &str, mut condition: impl FnMut() -> bool) {
+pub fn wait(what: &str, condition: impl FnMut() -> bool) {
+    wait_within(LIMIT, what, condition);
+}
+
+/// The same with a limit of its own.
+pub fn wait_within(limit: Duration, what: &str, mut condition: impl FnMut() -> bool) {
     let start = Instant::now();
     while !condition() {
         assert!(
-            start.elapsed() < LIMIT,
-            "waited {LIMIT:?} in vain for {what}"
+            start.elapsed() < limit,
+            "waited {limit:?} in vain for {what}"
         );
         std::thread::sleep(Duration::from_millis(50));
     }
@@ -95,6 +101,8 @@ pub struct LabNode {
     pub root: tempfile::TempDir,
     pub paths: Paths,
     pub n: u8,
+    /// The program that is the agent, unless it is this one.
+    program: Option<PathBuf>,
     agent: Option<Child>,
     starts: u32,
     pods: Vec<String>,
@@ -129,6 +137,7 @@ impl LabNode {
             root,
             paths,
             n,
+            program: None,
             agent: None,
             starts: 0,
             pods: vec![],
@@ -176,7 +185,11 @@ impl LabNode {
             },
             "startupTaint": null,
             "serviceCidrs": ["10.96.0.0/16"],
-            "logLevel": "carrick_agent=debug,info",
+            // The programs as they are shipped are measured: they say what they would say.
+            "logLevel": match self.program {
+                None => "carrick_agent=debug,info",
+                Some(_) => "info",
+            },
         });
         std::fs::write(self.root.path().join("config.json"), config.to_string()).unwrap();
     }
@@ -222,32 +235,62 @@ impl LabNode {
             .unwrap();
     }
 
+    /// From now on the agent is this `carrick`, not this program once more.
+    pub fn run_program(&mut self, program: &Path) {
+        self.program = Some(program.to_owned());
+    }
+
     pub fn start_agent(&mut self) {
         self.spawn("");
     }
 
     fn spawn(&mut self, command: &str) {
         self.starts += 1;
-        let root = self.root.path().display();
         let log = std::fs::File::create(self.log_file(self.starts)).unwrap();
-        let line = format!(
-            "agent --node-name {} --config {root}/config.json --root {root}{command}",
-            self.name
-        );
-        let child = Command::new("ip")
-            .args(["netns", "exec", self.netns()])
-            .arg(std::env::current_exe().unwrap())
-            .args(["agent_process", "--exact", "--nocapture"])
-            .env("CARRICK_TEST_AGENT", line)
-            .env_remove("KUBERNETES_SERVICE_HOST")
-            .env("KUBECONFIG", "/nonexistent")
-            .env("HOME", self.root.path())
-            .stdin(Stdio::null())
+        let child = self
+            .agent_command(command)
             .stdout(log.try_clone().unwrap())
             .stderr(log)
             .spawn()
             .unwrap();
         self.agent = Some(child);
+    }
+
+    fn agent_command(&self, arguments: &str) -> Command {
+        let root = self.root.path().display();
+        let line = format!(
+            "agent --node-name {} --config {root}/config.json --root {root}{arguments}",
+            self.name
+        );
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", self.netns()]);
+        match &self.program {
+            Some(program) => command.arg(program).args(line.split(' ')),
+            None => command
+                .arg(std::env::current_exe().unwrap())
+                .args(["agent_process", "--exact", "--nocapture"])
+                .env("CARRICK_TEST_AGENT", line),
+        };
+        command
+            .env_remove("KUBERNETES_SERVICE_HOST")
+            .env("KUBECONFIG", "/nonexistent")
+            .env("HOME", self.root.path())
+            .stdin(Stdio::null());
+        command
+    }
+
+    /// Runs one more agent on the node to its end; whether it ended well, and what it said.
+    pub fn second_agent(&self) -> (bool, String) {
+        let mut command = self.agent_command(" --pod-name second");
+        let output = command.output().unwrap();
+        let text = String::from_utf8_lossy(&output.stdout).into_owned()
+            + &String::from_utf8_lossy(&output.stderr);
+        (output.status.success(), text)
+    }
+
+    /// The agent's process id.
+    pub fn agent_pid(&self) -> u32 {
+        self.agent.as_ref().expect("an agent was started").id()
     }
 
     fn log_file(&self, start: u32) -> PathBuf {
@@ -367,11 +410,7 @@ impl LabNode {
             container_id: sandbox.1.clone(),
             netns: format!("/var/run/netns/{}", sandbox.0),
             ifname: "eth0".into(),
-            args: format!(
-                "IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME={};\
-                 K8S_POD_INFRA_CONTAINER_ID={};K8S_POD_UID={}",
-                pod.name, sandbox.1, pod.uid
-            ),
+            args: pod.cni_args(&sandbox.1),
             config: r#"{"cniVersion":"1.0.0","name":"carrick","type":"carrick-cni"}"#.into(),
         };
         let mut stream = UnixStream::connect(self.paths.cni_socket()).unwrap();
@@ -428,6 +467,15 @@ impl LabNode {
 
     /// The youngest flow's age in seconds.
     pub fn youngest_flow(&self) -> f64 {
+        self.ages().into_iter().fold(f64::MAX, f64::min)
+    }
+
+    /// The oldest flow's age in seconds.
+    pub fn oldest_flow(&self) -> f64 {
+        self.ages().into_iter().fold(0.0, f64::max)
+    }
+
+    fn ages(&self) -> Vec<f64> {
         let dump = self
             .ovs
             .ofctl(&["dump-flows", &self.ovs.target("br-int")])
@@ -441,7 +489,7 @@ impl LabNode {
                     .parse()
                     .ok()
             })
-            .fold(f64::MAX, f64::min)
+            .collect()
     }
 
     /// kill -9 of the switch, and a new start on an empty database, as on tmpfs.
@@ -491,6 +539,15 @@ impl Pod {
             name: name.into(),
             uid: format!("uid-{name}"),
         }
+    }
+
+    /// `CNI_ARGS` of a runtime for its sandbox.
+    pub fn cni_args(&self, container: &str) -> String {
+        format!(
+            "IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME={};\
+             K8S_POD_INFRA_CONTAINER_ID={container};K8S_POD_UID={}",
+            self.name, self.uid
+        )
     }
 }
 

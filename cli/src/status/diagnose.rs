@@ -503,7 +503,12 @@ fn agent(info: &AgentInfo, subject: &str, now: Timestamp, problems: &mut Problem
             mend,
         );
     }
-    for kind in [c::HOST_FIREWALL_OPEN, c::FABRIC_ROUTES_PODS] {
+    for kind in [
+        c::HOST_FIREWALL_OPEN,
+        c::FABRIC_ROUTES_PODS,
+        c::FABRIC_CARRIES_MTU,
+        c::PODS_HAVE_MTU,
+    ] {
         if let Some(found) = of_type(&status.conditions, kind).filter(|c| c.status == "False") {
             problems.warning(subject, sentence(found), "");
         }

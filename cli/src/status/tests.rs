@@ -328,6 +328,28 @@ fn what_an_agent_says_is_told_by_its_cause() {
 }
 
 #[test]
+fn what_is_wrong_between_nodes_is_a_warning_of_a_network_that_works() {
+    use agentinfo::condition as c;
+    let kinds = [
+        c::HOST_FIREWALL_OPEN,
+        c::FABRIC_ROUTES_PODS,
+        c::FABRIC_CARRIES_MTU,
+        c::PODS_HAVE_MTU,
+    ];
+    for kind in kinds {
+        let mut snapshot = healthy();
+        let status = snapshot.agents[0].status.as_mut().unwrap();
+        let words = format!("the words of {kind}");
+        let found = condition(kind, "False", "Found", &words, 60);
+        status.conditions.push(found);
+        let problems = of(&snapshot).problems;
+        assert_eq!(problems.len(), 1, "{problems:?}");
+        assert_eq!(problems[0].what, words);
+        assert_eq!(problems[0].severity, Severity::Warning);
+    }
+}
+
+#[test]
 fn a_change_of_leader_is_no_outage() {
     let mut snapshot = healthy();
     snapshot.agents[0].status.as_mut().unwrap().conditions[1] = condition(

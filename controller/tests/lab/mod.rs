@@ -13,6 +13,7 @@ use carrick_controller::{Advertise, Args, run_until};
 use carrick_k8s::client::from_config;
 use carrick_k8s::pki::{LeafNames, Pki, rotation::Policy};
 use carrick_k8s::telemetry::Format;
+use carrick_k8s::telemetry::chain;
 use carrick_proto::v1::distribution_client::DistributionClient;
 use carrick_proto::v1::{self, agent_message, controller_message};
 use carrick_proto::{Delta, Entry, Greeting, NodeName, NodeReport, Number, PROTOCOL};
@@ -176,14 +177,22 @@ impl Cluster {
 }
 
 pub fn new_pki(name: &str) -> Pki {
-    let names = LeafNames {
-        dns: ["carrick-controller".to_owned()].into(),
-        ..LeafNames::default()
-    };
+    pki_made(name, Timestamp::now())
+}
+
+/// What the operator made at that time.
+pub fn pki_made(name: &str, at: Timestamp) -> Pki {
     Pki::default()
-        .advance(name, &names, Timestamp::now(), &Policy::default())
+        .advance(name, &leaf_names(), at, &Policy::default())
         .unwrap()
         .0
+}
+
+pub fn leaf_names() -> LeafNames {
+    LeafNames {
+        dns: ["carrick-controller".to_owned()].into(),
+        ..LeafNames::default()
+    }
 }
 
 pub fn write_leaf(directory: &Path, pki: &Pki) {
@@ -359,7 +368,7 @@ impl Agent {
             .unwrap()
             .connect()
             .await
-            .map_err(|error| Status::unavailable(error.to_string()))?;
+            .map_err(|error| Status::unavailable(chain(&error)))?;
         let hello = Greeting {
             protocol: PROTOCOL,
             node: NodeName::new(&self.node).unwrap(),

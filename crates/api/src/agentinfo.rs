@@ -27,6 +27,14 @@ pub mod condition {
     /// In mode NoEncap: the network between the nodes carries pods' addresses, as far as other nodes that
     /// answer tell. False names the routes it lacks. It does not make the node unready.
     pub const FABRIC_ROUTES_PODS: &str = "FabricRoutesPods";
+    /// The network between the nodes carries packets of the size that pods' MTU needs, as far as other
+    /// nodes that answer tell. False names paths that take less, how much, and what to set. It does not
+    /// make the node unready.
+    pub const FABRIC_CARRIES_MTU: &str = "FabricCarriesMTU";
+    /// No pod's interface has a larger MTU than pods of this node get now. False names pods that were made
+    /// before the MTU went down: their large packets are lost until they are made again. It does not
+    /// make the node unready.
+    pub const PODS_HAVE_MTU: &str = "PodsHaveMTU";
     /// No chain of another firewall on the host drops pods' packets, as far as that is certain; False
     /// names them. It does not make the node unready: how far pods may reach may be meant so.
     pub const HOST_FIREWALL_OPEN: &str = "HostFirewallOpen";
@@ -140,7 +148,7 @@ pub struct AgentInfoStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub controller: Option<ControllerConnection>,
     /// Ready, ControllerConnected, DatapathReady, PodCIDRsUsable, StateIntact, HostFirewallOpen,
-    /// PeersReachable, FabricRoutesPods, Cleaned.
+    /// PeersReachable, FabricRoutesPods, FabricCarriesMTU, PodsHaveMTU, Cleaned.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(
         length(max = 16),

@@ -47,9 +47,9 @@ pub struct HostInput<'a> {
     pub snat: Snat,
     /// The tunnel between nodes, in modes that have one.
     pub tunnel: Option<Tunnel>,
-    /// Links whose frames only Open vSwitch may see: pods' host ends and, inside `br-phy`, the
-    /// transport NIC. Empty on the kernel datapath, which takes frames before the stack.
-    pub hidden_links: BTreeSet<String>,
+    /// Links whose frames only Open vSwitch may see, and their indexes: pods' host ends and, inside
+    /// `br-phy`, the transport NIC. Empty on the kernel datapath, which takes frames before the stack.
+    pub hidden_links: BTreeMap<String, u32>,
     /// More chains for table `inet carrick` (port mappings), each a whole `chain … { … }`.
     pub more_chains: &'a str,
 }
@@ -104,7 +104,7 @@ impl NftFamily {
     }
 }
 
-/// An nftables table as it must be; applied as a whole, in one transaction.
+/// An nftables table as it must be.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NftTable {
     /// Its family.
@@ -113,6 +113,9 @@ pub struct NftTable {
     pub name: &'static str,
     /// `table FAMILY NAME { … }`; `None` when it must not exist.
     pub text: Option<String>,
+    /// Its chains by name, each a whole `chain NAME { … }`, when it is nothing but chains that know
+    /// nothing of each other: they may be changed one by one. Empty otherwise.
+    pub chains: BTreeMap<String, String>,
 }
 
 /// The whole desired state of the host's stack.
@@ -182,12 +185,9 @@ pub fn render_host(state: &NodeState, input: &HostInput<'_>) -> HostDesired {
                 family: NftFamily::Inet,
                 name: INET_TABLE,
                 text: Some(inet_table(state, input)),
+                chains: BTreeMap::new(),
             },
-            NftTable {
-                family: NftFamily::Netdev,
-                name: NETDEV_TABLE,
-                text: netdev_table(&input.hidden_links),
-            },
+            netdev_table(&input.hidden_links),
         ],
     }
 }
@@ -310,22 +310,27 @@ fn set<'a>(name: &str, of: &str, nets: impl Iterator<Item = &'a IpNet>) -> Strin
 
 /// `table netdev carrick`: the host's stack must not hear what pods send; with AF_PACKET it gets a
 /// copy of every frame otherwise, answers ARP with the veth's own MAC and routes around every rule
-/// of the pipeline. One chain per link: a chain holds at most 256 devices, and the kernel removes
-/// the chain when its link goes.
-fn netdev_table(links: &BTreeSet<String>) -> Option<String> {
-    if links.is_empty() {
-        return None;
-    }
-    let mut text = format!("table netdev {NETDEV_TABLE} {{\n");
-    for link in links {
-        let _ = write!(
-            text,
-            "  chain in-{link} {{\n    type filter hook ingress device \"{link}\" priority 0; \
-             policy drop;\n  }}\n"
+/// of the pipeline. One chain per link: a chain holds at most 256 devices, and older kernels remove
+/// the chain when its link goes. The comment makes the chain of a link that was made anew under the
+/// same name another one.
+fn netdev_table(links: &BTreeMap<String, u32>) -> NftTable {
+    let chain = |(link, index): (&String, &u32)| {
+        let name = format!("in-{link}");
+        let text = format!(
+            "  chain {name} {{\n    comment \"link {index}\"\n    \
+             type filter hook ingress device \"{link}\" priority 0; policy drop;\n  }}\n"
         );
+        (name, text)
+    };
+    let chains: BTreeMap<String, String> = links.iter().map(chain).collect();
+    let body: String = chains.values().map(String::as_str).collect();
+    let text = format!("table netdev {NETDEV_TABLE} {{\n{body}}}\n");
+    NftTable {
+        family: NftFamily::Netdev,
+        name: NETDEV_TABLE,
+        text: (!chains.is_empty()).then_some(text),
+        chains,
     }
-    text.push_str("}\n");
-    Some(text)
 }
 
 /// Whether a name can be a Linux link's and stands in nft's language without quoting tricks.

@@ -33,6 +33,36 @@ impl Desired {
             self.meters.iter().cloned(),
         )
     }
+
+    /// As [`Desired::to_switch`], when `last` gave `known`: lines that both have are not read again.
+    /// Most of a node's flows are as they were when one pod comes or goes.
+    ///
+    /// # Errors
+    /// A line does not parse.
+    pub fn to_switch_after(&self, last: &Self, known: &State) -> Result<State, LineError> {
+        let mut known = last.flows.iter().zip(&known.flows).peekable();
+        let mut new = Vec::new();
+        let mut flows: Vec<Option<Flow>> = Vec::with_capacity(self.flows.len());
+        for line in &self.flows {
+            // Both are sorted by their keys.
+            while known.next_if(|(old, _)| old.key() < line.key()).is_some() {}
+            let same = known.next_if(|(old, _)| *old == line);
+            if same.is_none() {
+                new.push(line.to_string());
+            }
+            flows.push(same.map(|(_, flow)| flow.clone()));
+        }
+        let (groups, meters) = (self.groups.iter().cloned(), self.meters.iter().cloned());
+        let read = from_lines(new.into_iter(), groups, meters)?;
+        let mut new = read.flows.into_iter();
+        let flows = flows
+            .into_iter()
+            .filter_map(|flow| flow.or_else(|| new.next()));
+        Ok(State {
+            flows: flows.collect(),
+            ..read
+        })
+    }
 }
 
 /// Reads lines of a desired state or of a saved commit, in canonical form.

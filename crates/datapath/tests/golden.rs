@@ -12,7 +12,7 @@
 
 mod support;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use carrick_datapath::{
     CookieParts, HostInput, IdLedger, Kind, Mode, NodeState, Snat, Table, Tunnel, TunnelProtocol,
@@ -68,7 +68,7 @@ fn host_tables() {
             fully_random: false,
         },
         tunnel: Some(Tunnel::new(TunnelProtocol::Geneve)),
-        hidden_links: BTreeSet::from(["car000000000001".to_owned(), "eth1".to_owned()]),
+        hidden_links: BTreeMap::from([("car000000000001".to_owned(), 12), ("eth1".to_owned(), 3)]),
         more_chains: "chain hostports {\n  type nat hook prerouting priority dstnat;\n}\n",
     };
     let host = render_host(&state, &input);
@@ -108,7 +108,7 @@ fn modes() {
             gateway_link: "carrick-gw0",
             snat: Snat::Masquerade { fully_random: true },
             tunnel: protocol.map(Tunnel::new),
-            hidden_links: BTreeSet::new(),
+            hidden_links: BTreeMap::new(),
             more_chains: "",
         };
         let host = render_host(&state, &input);
@@ -147,7 +147,7 @@ fn host_without_snat_on_the_kernel_datapath() {
         gateway_link: "carrick-gw0",
         snat: Snat::Off,
         tunnel: Some(Tunnel::new(TunnelProtocol::Geneve)),
-        hidden_links: BTreeSet::new(),
+        hidden_links: BTreeMap::new(),
         more_chains: "",
     };
     let host = render_host(&state, &input);
@@ -283,6 +283,28 @@ fn an_id_in_the_switch_is_not_given_away() {
 }
 
 proptest! {
+    /// What is read again and what is not make no difference.
+    #[test]
+    fn lines_that_stay_are_not_read_again_and_mean_the_same(
+        before in proptest::collection::btree_set(1_u8..30, 0..20),
+        after in proptest::collection::btree_map(1_u8..30, any::<bool>(), 0..20),
+    ) {
+        let mut ledger = IdLedger::default();
+        let mut old = node(1, Families::Dual, Families::V4);
+        old.pods.extend(before.iter().map(|p| (format!("c{p:03}/eth0"), pod(1, *p, Families::Dual))));
+        let last = render(&old, &mut ledger).unwrap();
+        let known = last.to_switch().unwrap();
+        let mut new = node(1, Families::Dual, Families::V4);
+        // Some pods go, some come, some change their families and with them their flows.
+        new.pods.extend(after.iter().map(|(p, dual)| {
+            let families = if *dual { Families::Dual } else { Families::V4 };
+            (format!("c{p:03}/eth0"), pod(1, *p, families))
+        }));
+        let desired = render(&new, &mut ledger).unwrap();
+        let all = desired.to_switch().unwrap();
+        prop_assert_eq!(desired.to_switch_after(&last, &known).unwrap(), all);
+    }
+
     /// What one pod adds does not depend on the others: adding pods changes no flow of another.
     #[test]
     fn flows_of_a_pod_do_not_depend_on_others(count in 1_u8..60, dual in any::<bool>()) {

@@ -17,7 +17,8 @@
 //! Nft::new(memory_file)                 sync("inet", "carrick", Some(text)), list
 //! flush_connections(None, addresses)    the host's own (zone 0) connection entries
 //! disable_tx_checksum(&namespace, link) pods of the userspace datapath
-//! ping({addresses}, id, limit)          which of them answer
+//! ping({addresses}, id, limit)          which of them answer; ping_sizes: packets of which size reach them
+//! Monitor::open()                       tells when links or addresses change
 //! ```
 //!
 //! Tasks: one per [`Netlink`] socket; it ends when the last clone is dropped. Threads: one per
@@ -29,6 +30,7 @@ mod ethtool;
 mod facts;
 mod link;
 mod mac;
+mod monitor;
 mod namespace;
 mod neighbour;
 mod netlink;
@@ -44,10 +46,11 @@ pub use ethtool::{EthtoolError, disable_tx_checksum};
 pub use facts::LinkFacts;
 pub use link::{AddrGenMode, AdminState, Link, LinkIndex, VethSpec};
 pub use mac::{InvalidMac, MacAddr};
+pub use monitor::{Change, Monitor};
 pub use namespace::{Namespace, NamespaceError};
 pub use neighbour::Neighbour;
 pub use netlink::{Netlink, NetlinkError, Outcome};
-pub use nft::{Applied, Nft, NftError, is_nft_name};
-pub use ping::ping;
+pub use nft::{Applied, Look, Nft, NftError, is_nft_name};
+pub use ping::{Echo, ping, ping_sizes};
 pub use route::{Route, RouteOrigin};
 pub use sysctl::{SysctlError, Sysctls};

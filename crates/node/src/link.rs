@@ -7,7 +7,7 @@ use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{
     AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoData, InfoKind, InfoVeth, LinkAttribute,
-    LinkFlags, LinkInfo, LinkMessage,
+    LinkExtentMask, LinkFlags, LinkInfo, LinkMessage,
 };
 use nix::errno::Errno;
 use serde::{Deserialize, Serialize};
@@ -15,6 +15,10 @@ use serde::{Deserialize, Serialize};
 use crate::mac::MacAddr;
 use crate::namespace::Namespace;
 use crate::netlink::{Netlink, NetlinkError};
+
+/// The group of links (`IFLA_GROUP`, "link group" of ip-link(8)) that are about to be deleted: "carr".
+/// Nobody else's link is in it.
+const DOOMED: u32 = 0x6361_7272;
 
 /// An interface index.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -84,8 +88,12 @@ pub enum AdminState {
 impl Netlink {
     /// All links, by index.
     pub async fn links(&self) -> Result<Vec<Link>, NetlinkError> {
+        let mut request = LinkMessage::default();
+        // Counters are most of what the kernel would tell of a link.
+        let without = vec![LinkExtentMask::SkipStats];
+        request.attributes.push(LinkAttribute::ExtMask(without));
         let messages = self
-            .dump(RouteNetlinkMessage::GetLink(LinkMessage::default()), || {
+            .dump(RouteNetlinkMessage::GetLink(request), || {
                 "listing links".into()
             })
             .await?;
@@ -187,6 +195,43 @@ impl Netlink {
         let message = RouteNetlinkMessage::DelLink(message_for(link.index));
         match self
             .change(message, 0, || format!("deleting link {name}"))
+            .await
+        {
+            Err(error) if !error.is_not_found() => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    /// Deletes links (and the other ends of pairs) together: the kernel waits once for all that still
+    /// looks at them, not once for each. Links that do not exist are no error.
+    pub async fn delete_links(&self, names: &[String]) -> Result<(), NetlinkError> {
+        if let [name] = names {
+            return self.delete_link(name).await;
+        }
+        let mut doomed = false;
+        for name in names {
+            let Some(link) = self.link(name).await? else {
+                continue;
+            };
+            let mut message = message_for(link.index);
+            message.attributes.push(LinkAttribute::Group(DOOMED));
+            match self
+                .set_link(message, || format!("condemning link {name}"))
+                .await
+            {
+                Ok(()) => doomed = true,
+                Err(error) if error.is_not_found() => {}
+                Err(error) => return Err(error),
+            }
+        }
+        if !doomed {
+            return Ok(());
+        }
+        let mut message = LinkMessage::default();
+        message.attributes.push(LinkAttribute::Group(DOOMED));
+        let operation = || format!("deleting {} links", names.len());
+        match self
+            .change(RouteNetlinkMessage::DelLink(message), 0, operation)
             .await
         {
             Err(error) if !error.is_not_found() => Err(error),

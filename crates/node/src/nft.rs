@@ -1,11 +1,13 @@
-//! nftables: tables of ours, each replaced as a whole in one transaction, only when it differs; and
-//! a look at other people's.
+//! nftables: tables of ours, each replaced as a whole or chain by chain in one transaction, only where
+//! it differs; and a look at other people's.
 //!
 //! The kernel tells a table back in another form than it was given, so equality is on two texts:
-//! what was wanted last time, and how the kernel showed it right after. Both are kept in a file, so
-//! that a restart does not replace what is in place; without the file the table is replaced once.
+//! what was wanted last time, and how the kernel showed it right after; of a chain that was added
+//! without a look, how it showed it at the next one. Both are kept in a file, so that a restart does not
+//! replace what is in place; without the file the table is replaced once.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
 use std::io;
 use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
@@ -80,10 +82,31 @@ pub enum Applied {
     Removed,
 }
 
+/// Whether the kernel is asked what it has before it is changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Look {
+    /// It is: somebody else may have changed it.
+    Again,
+    /// What is known counts. What must go and what is new are read and removed by the next look: both take
+    /// the kernel or nft milliseconds, for which a pod would wait.
+    Remember,
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Known {
     desired: String,
-    listing: String,
+    /// None until it was read.
+    listing: Option<String>,
+}
+
+impl Known {
+    /// Whether the kernel shows a chain as it did, or for the first time.
+    fn is_shown_as(&mut self, shown: Option<&str>) -> bool {
+        let Some(shown) = shown else {
+            return false;
+        };
+        self.listing.get_or_insert_with(|| shown.to_owned()) == shown
+    }
 }
 
 /// Whether a name stands in nft's language as it is: a letter, then letters, digits, `_` and `-`.
@@ -144,6 +167,8 @@ impl Nft {
         let listing = self.list(family, table).await?;
         let Some(desired) = desired else {
             self.known.remove(&key);
+            self.known
+                .retain(|known, _| !known.starts_with(&format!("{key} ")));
             if listing.is_none() {
                 return Ok(Applied::Unchanged);
             }
@@ -153,7 +178,7 @@ impl Nft {
             return Ok(Applied::Removed);
         };
         let same = |known: &Known| {
-            known.desired == desired && Some(known.listing.as_str()) == listing.as_deref()
+            known.desired == desired && known.listing.is_some() && known.listing == listing
         };
         if self.known.get(&key).is_some_and(same) {
             return Ok(Applied::Unchanged);
@@ -161,6 +186,7 @@ impl Nft {
         let script = format!("table {family} {table}\ndelete table {family} {table}\n{desired}\n");
         self.change(family, table, &script).await?;
         if let Some(listing) = self.list(family, table).await? {
+            let listing = Some(listing);
             self.known.insert(
                 key,
                 Known {
@@ -170,6 +196,87 @@ impl Nft {
             );
             self.remember();
         }
+        Ok(Applied::Replaced)
+    }
+
+    /// Makes the chains of table `family` `table`, which has nothing else, what `desired` says: by name a
+    /// whole `chain NAME { … }` each. Only chains that differ are changed, in one transaction.
+    pub async fn sync_chains(
+        &mut self,
+        family: &str,
+        table: &str,
+        desired: &BTreeMap<String, String>,
+        look: Look,
+    ) -> Result<Applied, NftError> {
+        for name in [family, table]
+            .into_iter()
+            .chain(desired.keys().map(String::as_str))
+        {
+            if !is_nft_name(name) {
+                return Err(NftError::Name {
+                    name: name.to_owned(),
+                });
+            }
+        }
+        let prefix = format!("{family} {table} ");
+        // Chains that the kernel may have.
+        let mut present: BTreeSet<String> = BTreeSet::new();
+        if look == Look::Again {
+            let listing = self.list(family, table).await?.unwrap_or_default();
+            let shown = chains_of(&listing);
+            self.known
+                .retain(|key, known| match key.strip_prefix(&prefix) {
+                    Some(chain) => known.is_shown_as(shown.get(chain).copied()),
+                    None => true,
+                });
+            present.extend(shown.keys().map(|&chain| chain.to_owned()));
+        }
+        present.extend(
+            self.known
+                .keys()
+                .filter_map(|key| Some(key.strip_prefix(&prefix)?.to_owned())),
+        );
+        let mut extra = present.clone();
+        extra.retain(|chain| look == Look::Again && !desired.contains_key(chain));
+        let new: BTreeMap<&str, &String> = desired
+            .iter()
+            .map(|(chain, text)| (chain.as_str(), text))
+            .filter(|(chain, text)| {
+                let known = self.known.get(&format!("{prefix}{chain}"));
+                known.is_none_or(|known| known.desired != **text)
+            })
+            .collect();
+        if new.is_empty() && extra.is_empty() {
+            return Ok(Applied::Unchanged);
+        }
+        let mut script = format!("table {family} {table} {{ }}\n");
+        let changed = new.keys().copied().filter(|chain| present.contains(*chain));
+        for chain in extra.iter().map(String::as_str).chain(changed) {
+            // Added first: whether the kernel has it does not matter then.
+            for verb in ["add", "flush", "delete"] {
+                let _ = writeln!(script, "{verb} chain {family} {table} {chain}");
+            }
+        }
+        let texts: String = new.values().map(|text| text.as_str()).collect();
+        let _ = writeln!(script, "table {family} {table} {{\n{texts}}}");
+        // Unknown until they were read back.
+        let changed = |chain: &str| extra.contains(chain) || new.contains_key(chain);
+        self.known
+            .retain(|key, _| !key.strip_prefix(&prefix).is_some_and(changed));
+        self.change(family, table, &script).await?;
+        let listing = match look {
+            Look::Again => self.list(family, table).await?.unwrap_or_default(),
+            Look::Remember => String::new(),
+        };
+        let shown = chains_of(&listing);
+        for (chain, text) in new {
+            let known = Known {
+                desired: text.clone(),
+                listing: shown.get(chain).map(|&shown| shown.to_owned()),
+            };
+            self.known.insert(format!("{prefix}{chain}"), known);
+        }
+        self.remember();
         Ok(Applied::Replaced)
     }
 
@@ -289,6 +396,19 @@ impl Nft {
             stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
         })
     }
+}
+
+/// The chains in a listing of tables, by name, as they are shown.
+fn chains_of(listing: &str) -> BTreeMap<&str, &str> {
+    listing
+        .split("\n\tchain ")
+        .skip(1)
+        .filter_map(|rest| {
+            let (name, _) = rest.split_once(" {")?;
+            let (body, _) = rest.split_once("\n\t}")?;
+            Some((name, body))
+        })
+        .collect()
 }
 
 struct Run {

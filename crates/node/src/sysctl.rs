@@ -111,14 +111,21 @@ impl Sysctls {
     pub fn restore(&self, previous: &BTreeMap<String, String>) -> Vec<SysctlError> {
         let mut errors = Vec::new();
         for (key, value) in previous {
-            match self.set(key, value) {
-                Ok(_) => {}
-                Err(SysctlError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
-                }
-                Err(error) => errors.push(error),
+            if let Err(error) = self.set_if_there(key, value) {
+                errors.push(error);
             }
         }
         errors
+    }
+
+    /// Writes a value unless the key is not there: its interface is gone, or the kernel has none of it.
+    pub fn set_if_there(&self, key: &str, value: &str) -> Result<(), SysctlError> {
+        match self.set(key, value) {
+            Err(SysctlError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+                Ok(())
+            }
+            set => set.map(drop),
+        }
     }
 
     /// Writes `values` inside `namespace`, the first error ends it. Keys marked optional (an absent
@@ -132,15 +139,9 @@ impl Sysctls {
         namespace
             .run(move || {
                 for (key, value) in values {
-                    let (key, optional) = match key.strip_prefix('-') {
-                        Some(key) => (key.to_owned(), true),
-                        None => (key, false),
-                    };
-                    match tree.set(&key, &value) {
-                        Ok(_) => {}
-                        Err(SysctlError::Io { source, .. })
-                            if optional && source.kind() == io::ErrorKind::NotFound => {}
-                        Err(error) => return Err(error),
+                    match key.strip_prefix('-') {
+                        Some(key) => tree.set_if_there(key, &value)?,
+                        None => drop(tree.set(&key, &value)?),
                     }
                 }
                 Ok(())

@@ -8,8 +8,9 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use carrick_node::{
-    AddrGenMode, AdminState, Applied, LinkIndex, LinkLocal, MacAddr, Namespace, Neighbour, Netlink,
-    Nft, NftError, Route, RouteOrigin, Sysctls, VethSpec, disable_tx_checksum, flush_connections,
+    AddrGenMode, AdminState, Applied, Change, Echo, LinkIndex, LinkLocal, Look, MacAddr, Monitor,
+    Namespace, Neighbour, Netlink, Nft, NftError, Route, RouteOrigin, Sysctls, VethSpec,
+    disable_tx_checksum, flush_connections, ping_sizes,
 };
 use carrick_testkit::netns::{Scratch, tool};
 use ipnet::IpNet;
@@ -358,6 +359,127 @@ async fn transmit_checksums_go_off() {
     assert!(disable_tx_checksum(&open(&b), "absent").await.is_err());
 }
 
+/// Many at once, since the kernel waits as long for one as for all.
+#[tokio::test]
+async fn links_are_deleted_together_and_no_others() {
+    let (here, there) = (Scratch::new(), Scratch::new());
+    let host = Netlink::open_in(&open(&here)).await.unwrap();
+    let namespace = open(&there);
+    for name in ["one", "two", "kept"] {
+        let spec = VethSpec {
+            host: name,
+            alias: "",
+            peer: name,
+            peer_mac: MAC,
+            mtu: 1450,
+            namespace: &namespace,
+        };
+        host.create_veth(&spec).await.unwrap();
+    }
+    let names = ["one", "absent", "two"].map(str::to_owned);
+    for _ in 0..2 {
+        host.delete_links(&names).await.unwrap();
+        let left = host.links().await.unwrap();
+        let left: Vec<_> = left.iter().map(|link| link.name.as_str()).collect();
+        assert_eq!(left, ["lo", "kept"]);
+    }
+    host.delete_links(&["kept".to_owned()]).await.unwrap();
+    assert!(host.link("kept").await.unwrap().is_none());
+    host.delete_links(&[]).await.unwrap();
+}
+
+#[tokio::test]
+async fn only_chains_that_differ_are_changed() {
+    let a = Scratch::new();
+    let dir = tempfile::tempdir().unwrap();
+    let memory = dir.path().join("nft.json");
+    let open = || Nft::new(Some(memory.clone())).in_namespace(open(&a));
+    let chain = |port: u16| format!("chain c{port} {{ tcp dport {port} counter accept; }}\n");
+    let chains = |ports: &[u16]| -> BTreeMap<String, String> {
+        ports
+            .iter()
+            .map(|port| (format!("c{port}"), chain(*port)))
+            .collect()
+    };
+    let sync = async |nft: &mut Nft, ports: &[u16], look: Look| {
+        let chains = chains(ports);
+        let synced = nft.sync_chains("inet", "carrick", &chains, look);
+        synced.await.unwrap()
+    };
+    // Handles grow with every rule that is made: an untouched chain keeps its own.
+    let handles = || {
+        let listing = a.exec("nft", &["-a", "list", "table", "inet", "carrick"]);
+        let handle = |line: &str| {
+            let (rule, handle) = line.split_once(" # handle ")?;
+            let port = rule.trim().strip_prefix("tcp dport ")?.split(' ').next()?;
+            Some((port.parse::<u16>().ok()?, handle.parse::<u32>().ok()?))
+        };
+        listing
+            .lines()
+            .filter_map(handle)
+            .collect::<BTreeMap<_, _>>()
+    };
+    let mut nft = open();
+    assert_eq!(
+        sync(&mut nft, &[1, 2, 3], Look::Again).await,
+        Applied::Replaced
+    );
+    let first = handles();
+    assert_eq!(first.keys().copied().collect::<Vec<_>>(), [1, 2, 3]);
+    assert_eq!(
+        sync(&mut nft, &[1, 2, 3], Look::Again).await,
+        Applied::Unchanged
+    );
+    // One comes, and one goes at the next look, which is after a restart.
+    assert_eq!(
+        sync(&mut nft, &[2, 3, 4], Look::Remember).await,
+        Applied::Replaced
+    );
+    assert_eq!(handles().keys().copied().collect::<Vec<_>>(), [1, 2, 3, 4]);
+    assert_eq!(
+        sync(&mut nft, &[2, 3, 4], Look::Remember).await,
+        Applied::Unchanged
+    );
+    let mut nft = open();
+    for applied in [Applied::Replaced, Applied::Unchanged] {
+        assert_eq!(sync(&mut nft, &[2, 3, 4], Look::Again).await, applied);
+    }
+    let second = handles();
+    assert_eq!(second.keys().copied().collect::<Vec<_>>(), [2, 3, 4]);
+    assert_eq!((second[&2], second[&3]), (first[&2], first[&3]));
+    // Somebody's hand is seen at the next look, and only that chain is made anew.
+    a.exec("nft", &["flush", "chain", "inet", "carrick", "c2"]);
+    a.exec("nft", &["add", "chain", "inet", "carrick", "theirs"]);
+    a.exec("nft", &["delete", "chain", "inet", "carrick", "c4"]);
+    assert_eq!(
+        sync(&mut nft, &[2, 3, 4], Look::Again).await,
+        Applied::Replaced
+    );
+    let third = handles();
+    assert_eq!(third.keys().copied().collect::<Vec<_>>(), [2, 3, 4]);
+    assert_eq!(third[&3], first[&3]);
+    assert!(!a.exec("nft", &["list", "chains"]).contains("theirs"));
+    // A chain that is gone already is no obstacle to its removal.
+    a.exec("nft", &["delete", "chain", "inet", "carrick", "c2"]);
+    assert_eq!(
+        sync(&mut nft, &[3, 4], Look::Again).await,
+        Applied::Unchanged
+    );
+    assert_eq!(handles().keys().copied().collect::<Vec<_>>(), [3, 4]);
+    assert_eq!(
+        nft.sync("inet", "carrick", None).await.unwrap(),
+        Applied::Removed
+    );
+    assert_eq!(
+        sync(&mut nft, &[3], Look::Remember).await,
+        Applied::Replaced
+    );
+    assert_eq!(handles().keys().copied().collect::<Vec<_>>(), [3]);
+    let name = BTreeMap::from([("x; flush ruleset".to_owned(), String::new())]);
+    let refused = nft.sync_chains("inet", "carrick", &name, Look::Again);
+    assert!(matches!(refused.await, Err(NftError::Name { .. })));
+}
+
 #[tokio::test]
 async fn a_table_is_replaced_only_when_it_differs() {
     let a = Scratch::new();
@@ -513,4 +635,64 @@ async fn requests_that_come_together_are_all_answered() {
     for answer in answers {
         assert!(answer.unwrap() >= 1);
     }
+}
+
+#[tokio::test]
+async fn a_packet_too_large_for_the_way_is_not_answered_and_smaller_ones_are() {
+    let (a, b) = (Scratch::new(), Scratch::new());
+    let (host, host_link, pod, pod_link) = pair(&a, &b).await;
+    for (netlink, link, n) in [(&host, host_link, 1), (&pod, pod_link, 2)] {
+        for text in [format!("10.9.0.{n}/24"), format!("fd09::{n}/64")] {
+            netlink.add_address(link, net(&text)).await.unwrap();
+        }
+    }
+    // Only the other end is narrow: nobody says so, and nobody here can know. It takes a VLAN tag more.
+    pod.set_mtu(pod_link, 1400).await.unwrap();
+    let [v4, v6] = [ip("10.9.0.2"), ip("fd09::2")];
+    let echo = Echo::new;
+    let sizes = [28, 1300, 1400, 1405, 1450, 1451];
+    let all: BTreeSet<Echo> = sizes
+        .into_iter()
+        .flat_map(|size| [echo(v4, size), echo(v6, size)])
+        .collect();
+    let (asked, runtime) = (all.clone(), tokio::runtime::Handle::current());
+    let here = open(&a);
+    let asking =
+        here.run(move || runtime.block_on(ping_sizes(&asked, 7, Duration::from_millis(500))));
+    let answered = asking.await.unwrap().unwrap();
+    let expected = all.into_iter().filter(|echo| echo.bytes <= 1400).collect();
+    assert_eq!(answered, expected);
+}
+
+#[tokio::test]
+async fn changes_of_links_and_addresses_are_told_at_once() {
+    let (a, b) = (Scratch::new(), Scratch::new());
+    let (host, link, ..) = pair(&a, &b).await;
+    let runtime = tokio::runtime::Handle::current();
+    let mut monitor = open(&a)
+        .run(move || {
+            let _entered = runtime.enter();
+            Monitor::open().unwrap()
+        })
+        .await
+        .unwrap();
+    let mut told = async |wanted: Change| {
+        let seen = async { while !monitor.next().await.unwrap().contains(&wanted) {} };
+        let limit = Duration::from_secs(10);
+        tokio::time::timeout(limit, seen).await.unwrap();
+    };
+    let named = |name: &str| Change::Link { name: name.into() };
+    host.set_mtu(link, 1400).await.unwrap();
+    told(named("host")).await;
+    host.add_address(link, net("10.9.0.1/24")).await.unwrap();
+    told(Change::Address { link }).await;
+    host.delete_address(link, net("10.9.0.1/24")).await.unwrap();
+    told(Change::Address { link }).await;
+    host.add_address(link, net("fd09::1/64")).await.unwrap();
+    told(Change::Address { link }).await;
+    host.set_state(link, AdminState::Down).await.unwrap();
+    host.rename_link(link, "other").await.unwrap();
+    told(named("other")).await;
+    host.delete_link("other").await.unwrap();
+    told(named("other")).await;
 }

@@ -7,9 +7,6 @@
 
 #![expect(clippy::print_stdout, reason = "the figures are the program's output")]
 
-#[path = "bench/figure.rs"]
-#[expect(dead_code, reason = "shared with another program")]
-mod figure;
 #[path = "bench/flows.rs"]
 #[expect(dead_code, reason = "shared with another program")]
 mod flows;
@@ -17,8 +14,7 @@ mod flows;
 use allocation_counter::measure;
 use anyhow::{Context as _, Result, ensure};
 use carrick_openflow::{FlowMod, Instructions, Learned, Message, State, Xid, diff};
-
-use figure::{Goal, figure};
+use carrick_testkit::figure::{Goal, figure};
 
 const FLOWS: u32 = 100_000;
 /// Flow-mods whose allocations are counted: their average must not hide a growing buffer.

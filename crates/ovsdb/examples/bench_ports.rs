@@ -18,10 +18,11 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use carrick_ovsdb::desired::{BridgeConfig, DatapathType, InterfaceType, PortConfig, SwitchConfig};
 use carrick_ovsdb::switch::SwitchDb;
+use carrick_testkit::figure::{Goal, figure};
 use carrick_testkit::ovs::{Datapath, Ovs, SCHEMA};
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::TimeValLike as _;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 const BRIDGE: &str = "br-int";
 /// Ports that are added before it is another's turn.
@@ -69,47 +70,35 @@ async fn main() -> Result<()> {
     let figures = [
         figure(
             &format!("{ports} ports, a transaction each until cur_cfg (peer: ovs-vsctl per port)"),
-            ("ports/s", speed(each), Some(speed(vsctl))),
-            (1.7, "ratio", ">="),
+            "ports/s",
+            speed(each),
+            Some(speed(vsctl)),
+            Goal::RatioAtLeast(1.7),
         ),
         figure(
             &format!("{ports} ports, a transaction each until cur_cfg (peer: Python ovs)"),
-            ("ports/s", speed(each), Some(speed(idl))),
-            (1.0, "ratio", ">="),
+            "ports/s",
+            speed(each),
+            Some(speed(idl)),
+            Goal::RatioAtLeast(1.0),
         ),
         figure(
             &format!("{ports} ports, one transaction until cur_cfg (peer: ovs-vsctl per port)"),
-            ("ports/s", speed(all), Some(speed(vsctl))),
-            (10.0, "ratio", ">="),
+            "ports/s",
+            speed(all),
+            Some(speed(vsctl)),
+            Goal::RatioAtLeast(10.0),
         ),
         figure(
             "client CPU with a transaction each (peer: Python ovs)",
-            ("% of wall", each.percent(), Some(idl.percent())),
-            (5.0, "ours", "<="),
+            "% of wall",
+            each.percent(),
+            Some(idl.percent()),
+            Goal::OursAtMost(5.0),
         ),
     ];
     println!("{}", serde_json::to_string_pretty(&figures)?);
     Ok(())
-}
-
-fn figure(
-    name: &str,
-    (unit, ours, peer): (&str, f64, Option<f64>),
-    (goal, of, sense): (f64, &str, &str),
-) -> Value {
-    let ratio = peer.map(|peer| ours / peer);
-    let value = if of == "ratio" {
-        ratio.unwrap_or(f64::NAN)
-    } else {
-        ours
-    };
-    let met = if sense == ">=" {
-        value >= goal
-    } else {
-        value <= goal
-    };
-    json!({"name": name, "unit": unit, "ours": ours, "peer": peer, "ratio": ratio, "goal": goal,
-        "goal_of": of, "goal_sense": sense, "met": met})
 }
 
 fn port(number: u32) -> PortConfig {

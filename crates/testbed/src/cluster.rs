@@ -26,6 +26,7 @@ use crate::pki::Pki;
 use crate::preloaded::Preloaded;
 use crate::progress::Progress;
 use crate::registry::{self, Record};
+use crate::retention;
 use crate::spec::{ClusterSpec, NodeKind};
 
 /// Runs whose logs are kept per cluster.
@@ -534,17 +535,12 @@ fn reuse(
 fn new_run(cluster: &str) -> Result<PathBuf> {
     let root = paths::logs(cluster)?;
     fs::create_dir_all(&root).with_context(|| format!("create {}", root.display()))?;
-    let mut runs: Vec<_> = fs::read_dir(&root)
+    let runs = fs::read_dir(&root)
         .with_context(|| format!("read {}", root.display()))?
         .flatten()
         .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
-        .map(|entry| entry.path())
-        .collect();
-    runs.sort();
-    let excess = (runs.len() + 1).saturating_sub(KEPT_RUNS);
-    for run in runs.into_iter().take(excess) {
-        fs::remove_dir_all(&run).ok();
-    }
+        .map(|entry| (entry.file_name(), entry.path()));
+    retention::keep_newest(runs, KEPT_RUNS - 1)?;
     let now = SystemTime::now()
         .duration_since(SystemTime::UNIX_EPOCH)
         .unwrap_or_default();

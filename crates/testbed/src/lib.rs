@@ -42,6 +42,7 @@ mod pki;
 mod preloaded;
 mod progress;
 pub mod registry;
+pub mod retention;
 pub mod spec;
 
 pub use addressing::Addressing;

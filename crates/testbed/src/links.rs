@@ -57,6 +57,11 @@ pub enum Limit {
         /// Percent, 0 to 100.
         percent: u8,
     },
+    /// Longer packets are lost, and nobody is told: as a fabric does whose MTU is smaller than it says.
+    Size {
+        /// The most bytes of an IP packet that gets through.
+        bytes: u16,
+    },
 }
 
 /// Whether a network namespace exists.
@@ -295,15 +300,20 @@ pub fn limit(cluster: &str, node: usize, link: Link, limit: Limit) -> Result<()>
             } else {
                 String::new()
             };
-            let rules = format!(
-                "table bridge {port}\ndelete table bridge {port}\ntable bridge {port} {{\n chain loss {{\n  \
-                 type filter hook postrouting priority 0;\n  \
-                 oifname \"{port}\"{chosen} drop\n }}\n}}\n"
-            );
-            exec::output_with_input(exec::in_netns(&fabric, "nft").args(["-f", "-"]), &rules)
-                .map(drop)
+            drop_towards(&fabric, &port, &chosen)
         }
+        Limit::Size { bytes } => drop_towards(&fabric, &port, &format!(" meta length > {bytes}")),
     }
+}
+
+/// Drops frames that leave by `port` and match.
+fn drop_towards(fabric: &str, port: &str, matching: &str) -> Result<()> {
+    let rules = format!(
+        "table bridge {port}\ndelete table bridge {port}\ntable bridge {port} {{\n chain towards {{\n  \
+         type filter hook postrouting priority 0;\n  \
+         oifname \"{port}\"{matching} drop\n }}\n}}\n"
+    );
+    exec::output_with_input(exec::in_netns(fabric, "nft").args(["-f", "-"]), &rules).map(drop)
 }
 
 /// Without duplicate address detection an IPv6 address serves at once.

@@ -19,6 +19,7 @@ use crate::guest;
 use crate::node::CONTAINERD;
 use crate::paths;
 use crate::progress::Progress;
+use crate::retention;
 use crate::spec::NodeKind;
 
 const SCRIPT: &str = include_str!("preload.sh");
@@ -136,10 +137,5 @@ fn prune(root: &Path) -> Result<()> {
             sets.push((used, dir));
         }
     }
-    sets.sort();
-    let excess = sets.len().saturating_sub(KEPT);
-    for (_, dir) in sets.into_iter().take(excess) {
-        fs::remove_dir_all(&dir).with_context(|| format!("remove {}", dir.display()))?;
-    }
-    Ok(())
+    retention::keep_newest(sets, KEPT)
 }

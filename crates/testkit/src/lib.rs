@@ -1,7 +1,8 @@
 //! Starts real parts for tests: Open vSwitch, etcd and kube-apiserver, network namespaces; finds
-//! helm and Python.
+//! helm and Python; and says figures as `cargo xtask bench` reads them.
 
 pub mod apiserver;
+pub mod figure;
 mod helm;
 pub mod netns;
 pub mod ovs;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use carrick_testbed::Link;
+use carrick_testbed::{Limit, Link};
 use nix::sys::signal::Signal;
 
 use super::{Bed, NAMESPACE};
@@ -98,5 +98,22 @@ impl Bed {
     /// Makes a node's transport link whole again.
     pub fn restore_transport(&self, node: &str) -> Result<()> {
         self.cluster.restore_link(node, Link::Transport)
+    }
+
+    /// Limits what reaches a node over its transport link.
+    pub fn limit_transport(&self, node: &str, limit: Limit) -> Result<()> {
+        self.cluster.limit_link(node, Link::Transport, limit)
+    }
+
+    /// Sends a signal to etcd: SIGSTOP and SIGCONT pause it.
+    pub fn signal_etcd(&self, signal: Signal) -> Result<()> {
+        let control_plane = self.cluster.control_plane();
+        let pid = control_plane
+            .component_pid("etcd")?
+            .context("etcd does not run")?;
+        let name = signal.as_str().trim_start_matches("SIG").to_owned();
+        control_plane
+            .exec(&["kill", "-s", &name, &pid.to_string()])
+            .map(drop)
     }
 }

@@ -52,21 +52,30 @@ impl Bed {
                 (previous.chart.as_path(), &previous.set.values)
             }
         };
-        let chart = chart.to_string_lossy();
+        let host = self.cluster.api_host().to_string();
         let api_server = [
-            (
-                "apiServer.host".to_owned(),
-                self.cluster.api_host().to_string(),
-            ),
-            ("apiServer.port".to_owned(), "6443".to_owned()),
+            ("apiServer.host", host.as_str()),
+            ("apiServer.port", "6443"),
         ];
-        let values: Vec<String> = values
+        let values = values
             .iter()
-            .chain(&api_server)
+            .map(|(key, value)| (key.as_str(), value.as_str()));
+        self.helm_set(verb, &chart.to_string_lossy(), values.chain(api_server))
+    }
+
+    /// `helm VERB carrick CHART` with these values.
+    fn helm_set<'a>(
+        &self,
+        verb: &[&str],
+        chart: &str,
+        values: impl IntoIterator<Item = (&'a str, &'a str)>,
+    ) -> Result<()> {
+        let values: Vec<String> = values
+            .into_iter()
             .map(|(key, value)| format!("{key}={value}"))
             .collect();
         let mut arguments = verb.to_vec();
-        arguments.extend(["carrick", &chart, "--namespace", NAMESPACE]);
+        arguments.extend(["carrick", chart, "--namespace", NAMESPACE]);
         for value in &values {
             arguments.extend(["--set", value]);
         }
@@ -94,23 +103,8 @@ impl Bed {
     /// Upgrades the chart with these values changed and returns at once.
     pub fn upgrade(&self, values: &[(&str, &str)]) -> Result<()> {
         let chart = root().join("charts/carrick");
-        let chart = chart.to_string_lossy();
-        let mut arguments = vec![
-            "upgrade",
-            "carrick",
-            &chart,
-            "-n",
-            NAMESPACE,
-            "--reset-then-reuse-values",
-        ];
-        let values: Vec<String> = values
-            .iter()
-            .map(|(key, value)| format!("{key}={value}"))
-            .collect();
-        for value in &values {
-            arguments.extend(["--set", value]);
-        }
-        self.helm(&arguments).map(drop)
+        let verb = ["upgrade", "--reset-then-reuse-values"];
+        self.helm_set(&verb, &chart.to_string_lossy(), values.iter().copied())
     }
 
     /// A Networking of these beds with this `spec.traffic`: namespace nodes have no kernel datapath.

@@ -1,12 +1,12 @@
-//! Parts die, are cut off, or find garbage where their state was.
+//! Parts die, or find garbage where their state was.
 
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use carrick_e2e::bed::{Bed, NAMESPACE};
-use carrick_e2e::pod::{self, Pod, talk};
+use carrick_e2e::pod::{Pod, talk};
+use carrick_e2e::program::{difference, program, youngest};
 use carrick_e2e::wait;
-use serde_json::json;
 
 use crate::Test;
 
@@ -45,18 +45,6 @@ pub fn kernel_tests() -> Vec<Test> {
     tests
 }
 
-/// What nodes depend on is away, or comes back as another.
-pub fn absence_tests() -> Vec<Test> {
-    vec![
-        ("a_cut_transport_link_heals", cut_link),
-        (
-            "an_absent_api_server_stops_no_traffic_and_a_known_pods_sandbox_is_made_again",
-            api_server_away,
-        ),
-        ("a_node_registered_again_is_followed", node_registered_again),
-    ]
-}
-
 /// On a cluster of which no removal is compared: what a node was before Carrick came is among the
 /// state that is lost here.
 pub fn damage_tests() -> Vec<Test> {
@@ -66,56 +54,13 @@ pub fn damage_tests() -> Vec<Test> {
     )]
 }
 
-fn pair(bed: &Bed) -> Result<(Pod, Pod)> {
+/// Two pods on two nodes.
+pub(super) fn pair(bed: &Bed) -> Result<(Pod, Pod)> {
     let namespace = bed.namespace("faults")?;
     Ok((
         Pod::create(bed, &namespace, "a", bed.node_name(0))?,
         Pod::create(bed, &namespace, "c", bed.node_name(1))?,
     ))
-}
-
-/// Flows, groups and meters with their durations and counters: what a rewrite would reset.
-fn program(bed: &Bed, node: &str) -> Result<Vec<String>> {
-    let target = "unix:/run/carrick/openvswitch/br-int.mgmt";
-    let mut all = Vec::new();
-    for verb in ["dump-flows", "dump-groups", "meter-stats"] {
-        let out = bed.node(node, &format!("ovs-ofctl -O OpenFlow15 {verb} {target}"))?;
-        for line in out
-            .lines()
-            .filter(|line| line.contains('=') && !line.contains("reply"))
-        {
-            // Counters move; which flows there are, and with what, does not.
-            let kept: Vec<&str> = line
-                .split(", ")
-                .filter(|part| {
-                    ![
-                        "duration=",
-                        "n_packets=",
-                        "n_bytes=",
-                        "idle_age=",
-                        "hard_age=",
-                    ]
-                    .iter()
-                    .any(|counter| part.trim_start().starts_with(counter))
-                })
-                .collect();
-            all.push(kept.join(", "));
-        }
-    }
-    all.sort();
-    ensure!(all.len() > 20, "only {} flows on {node}", all.len());
-    Ok(all)
-}
-
-/// The youngest flow's age in seconds.
-fn youngest(bed: &Bed, node: &str) -> Result<f64> {
-    let out = bed.node(
-        node,
-        "ovs-ofctl -O OpenFlow15 dump-flows unix:/run/carrick/openvswitch/br-int.mgmt | grep -o 'duration=[0-9.]*' | cut -d= -f2 | sort -n | head -1",
-    )?;
-    out.trim()
-        .parse()
-        .with_context(|| format!("no duration in {out:?}"))
 }
 
 fn agent_restart(bed: &Bed) -> Result<()> {
@@ -149,18 +94,6 @@ fn agent_restart(bed: &Bed) -> Result<()> {
         "the youngest flow was {age} s old and is {later} s old now"
     );
     talk(bed, &a, &c)
-}
-
-fn difference(before: &[String], after: &[String]) -> String {
-    let gone = before
-        .iter()
-        .filter(|line| !after.contains(line))
-        .map(|line| format!("- {line}"));
-    let new = after
-        .iter()
-        .filter(|line| !before.contains(line))
-        .map(|line| format!("+ {line}"));
-    gone.chain(new).collect::<Vec<_>>().join("\n")
 }
 
 /// Kills the process of a container on its node with SIGKILL and waits until the pod has restarted.
@@ -288,55 +221,6 @@ fn switch_replaced_under_traffic(bed: &Bed) -> Result<()> {
     })
 }
 
-fn api_server_away(bed: &Bed) -> Result<()> {
-    let (a, c) = pair(bed)?;
-    let node = bed.node_name(0).to_owned();
-    let prober = bed.prober(&a, &c)?;
-    bed.stop_api_server()?;
-    let result = (|| -> Result<()> {
-        let begun = std::time::Instant::now();
-        // The sandbox of a known pod dies; the kubelet makes it again from what it knows.
-        bed.kill_sandbox(&node, &a.uid)?;
-        wait::until(
-            "the known pod's sandbox to be made again",
-            Duration::from_mins(1),
-            || {
-                let sandboxes = bed.attachments_of(&node, &a.uid)?;
-                // The dead one goes by the runtime's DEL; the new one answers.
-                ensure!(
-                    sandboxes.len() == 1,
-                    "the pod has {} sandboxes",
-                    sandboxes.len()
-                );
-                for address in &sandboxes[0] {
-                    bed.node(&node, &pod::ping(*address))?;
-                }
-                ensure!(
-                    bed.sandbox_runs(&node, &a.uid)?,
-                    "the old sandbox is still there"
-                );
-                Ok(true)
-            },
-        )?;
-        wait::until(
-            "60 s without an API server",
-            Duration::from_secs(90),
-            || Ok(begun.elapsed() >= Duration::from_mins(1)),
-        )?;
-        for address in &c.addresses {
-            bed.node(&node, &pod::ping(*address))?;
-        }
-        Ok(())
-    })();
-    bed.start_api_server()?;
-    result?;
-    drop(prober);
-    bed.wait_ready(Duration::from_mins(3))?;
-    let namespace = bed.namespace("faults")?;
-    let a = Pod::running(bed, &namespace, "a")?;
-    talk(bed, &a, &c)
-}
-
 fn corrupt_state(bed: &Bed) -> Result<()> {
     let (a, c) = pair(bed)?;
     let node = bed.node_name(0);
@@ -380,71 +264,4 @@ fn corrupt_state(bed: &Bed) -> Result<()> {
     fresh.delete(bed)?;
     bed.node(node, "find /var/lib/carrick -name '*.corrupt*' -delete")?;
     Ok(())
-}
-
-fn cut_link(bed: &Bed) -> Result<()> {
-    let (a, c) = pair(bed)?;
-    let node = bed.node_name(1);
-    bed.cut_transport(node)?;
-    let cut = a.run(bed, &pod::ping(c.addresses[0]));
-    bed.restore_transport(node)?;
-    ensure!(cut.is_err(), "pings passed a cut link");
-    wait::until("pods to talk again", Duration::from_secs(30), || {
-        talk(bed, &a, &c)?;
-        Ok(true)
-    })
-}
-
-/// The last node is deleted and registered again: its pod CIDR may be another one, and every
-/// node's routes follow without a restart.
-fn node_registered_again(bed: &Bed) -> Result<()> {
-    let (a, _) = pair(bed)?;
-    let node = bed.last_node().to_owned();
-    let namespace = bed.namespace("faults")?;
-    let old = bed.get("node", None, &node)?;
-    let restarts = bed.restarts(&bed.agent_pod(bed.node_name(0))?)?;
-    // Another node takes the freed CIDR, so that the old name gets another one.
-    let cidrs = old["spec"]["podCIDRs"].clone();
-    bed.kubectl(&["delete", "node", &node, "--wait=true"])?;
-    bed.apply(&json!({
-        "apiVersion": "v1", "kind": "Node", "metadata": {"name": "takes-the-cidr"},
-        "spec": {"podCIDR": cidrs[0], "podCIDRs": cidrs, "unschedulable": true},
-    }))?;
-    let result = (|| -> Result<Pod> {
-        bed.restart_kubelet(&node)?;
-        wait::until(
-            "the node to register with another CIDR",
-            Duration::from_secs(90),
-            || {
-                let now = bed.get("node", None, &node)?;
-                if now["spec"]["podCIDRs"].is_null() {
-                    bail!("no CIDR yet");
-                }
-                Ok(now["spec"]["podCIDRs"] != old["spec"]["podCIDRs"])
-            },
-        )?;
-        bed.wait_ready(Duration::from_mins(3))?;
-        Pod::create(bed, &namespace, "again", &node)
-    })();
-    bed.kubectl(&[
-        "delete",
-        "node",
-        "takes-the-cidr",
-        "--ignore-not-found",
-        "--wait=true",
-    ])?;
-    let again = result?;
-    wait::until(
-        "pods to talk with the node's new addresses",
-        Duration::from_mins(1),
-        || {
-            talk(bed, &a, &again)?;
-            Ok(true)
-        },
-    )?;
-    ensure!(
-        restarts == bed.restarts(&bed.agent_pod(bed.node_name(0))?)?,
-        "an agent of another node restarted"
-    );
-    again.delete(bed)
 }

@@ -3,12 +3,15 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use carrick_e2e::bed::{Bed, Release};
-use carrick_e2e::pod::{Pod, talk};
-use carrick_e2e::prober::Prober;
+use carrick_e2e::bed::{Bed, NAMESPACE, Release};
+use carrick_e2e::chaos::check::allowed;
+use carrick_e2e::chaos::event::Way;
+use carrick_e2e::chaos::expect::{Allowance, SWITCH_START, TUNNEL_START};
+use carrick_e2e::rollout::{ROLLOUT, follow, image_of, is_ready, operands};
+use carrick_e2e::traffic::Traffic;
 use carrick_e2e::wait;
+use carrick_testbed::{NodeKind, Progress};
 
-use super::rollout::{ROLLOUT, follow, image_of, is_ready, operands};
 use crate::Test;
 
 /// On a cluster where the previous release is installed.
@@ -27,84 +30,52 @@ pub fn kernel_tests() -> Vec<Test> {
     )]
 }
 
-/// Pings of ten a second that may be lost to one address when all of a bed's switches start anew, once
-/// each.
-#[derive(Debug, Clone, Copy)]
-struct Gap {
-    /// Between pods of one node.
-    within: u64,
-    /// Between pods of two nodes.
-    across: u64,
+/// What a way may lose while every switch of a bed starts anew once. Agents, controllers and operators start
+/// anew as well, and that costs nothing.
+fn allowance(bed: &Bed, way: Way) -> Allowance {
+    match (bed.kind(), way) {
+        // It forwards in ovs-vswitchd itself, and remembers connections there.
+        (NodeKind::Namespace, _) => Allowance::Break(SWITCH_START),
+        (NodeKind::Kernel, Way::Across(..)) => Allowance::Gap(TUNNEL_START),
+        (NodeKind::Kernel, Way::Within(_)) => Allowance::Gap(Duration::ZERO),
+    }
 }
 
-/// The userspace datapath forwards in ovs-vswitchd itself: nothing passes while it is away.
-const USERSPACE: Gap = Gap {
-    within: 80,
-    across: 160,
-};
-
-/// The kernel's goes on; only the tunnel's device is made anew (docs/adr/0003).
-const KERNEL: Gap = Gap {
-    within: 0,
-    across: 10,
-};
-
-/// Pods that talk all the time.
-struct Traffic<'a> {
-    bed: &'a Bed,
-    pods: [Pod; 3],
-    within: Prober<'a>,
-    across: [Prober<'a>; 2],
-}
-
-impl<'a> Traffic<'a> {
-    fn start(bed: &'a Bed) -> Result<Self> {
-        let namespace = bed.namespace("upgrade")?;
-        let a = Pod::create(bed, &namespace, "a", bed.node_name(0))?;
-        let b = Pod::create(bed, &namespace, "b", bed.node_name(0))?;
-        let c = Pod::create(bed, &namespace, "c", bed.node_name(1))?;
-        talk(bed, &a, &b)?;
-        talk(bed, &a, &c)?;
-        Ok(Self {
-            bed,
-            within: bed.prober(&a, &b)?,
-            across: [bed.prober(&a, &c)?, bed.prober(&c, &a)?],
-            pods: [a, b, c],
-        })
+/// Does something under traffic, and says what that has lost.
+fn under_traffic(bed: &Bed, what: &str, go: impl FnOnce() -> Result<()>) -> Result<()> {
+    let traffic = Traffic::start(bed, "upgrade")?;
+    let before = traffic.look()?;
+    go()?;
+    traffic.wait_flowing(Duration::from_mins(1))?;
+    for (way, loss) in traffic.losses(&before)? {
+        Progress::stderr().say(format!(
+            "{what}, {way}: {} pings lost, longest gap {} ms, {} streams broken, {} connections failed",
+            loss.pings,
+            loss.gap.as_millis(),
+            loss.streams,
+            loss.connections
+        ));
+        allowed(&loss, way, allowance(bed, way), u64::MAX).with_context(|| what.to_owned())?;
     }
-
-    fn lost_at_most(self, gap: Gap) -> Result<()> {
-        let [a, b, c] = &self.pods;
-        talk(self.bed, a, b)?;
-        talk(self.bed, a, c)?;
-        let within = self.within.lost_at_most(gap.within);
-        within.context("within a node")?;
-        for prober in self.across {
-            let kept = prober.lost_at_most(gap.across);
-            kept.context("across nodes")?;
-        }
-        Ok(())
-    }
+    traffic.stop()
 }
 
 /// Upgrades from the previous release and waits until everything runs what is under test.
-fn forward(bed: &Bed, gap: Gap) -> Result<()> {
-    let traffic = Traffic::start(bed)?;
-    bed.upgrade_to(Release::Current)?;
-    follow(bed, bed.tag(Release::Current, "carrick")?)?;
-    settled(bed, Release::Current)?;
-    traffic
-        .lost_at_most(gap)
-        .context("from the previous release")
+fn forward(bed: &Bed) -> Result<()> {
+    under_traffic(bed, "from the previous release", || {
+        bed.upgrade_to(Release::Current)?;
+        follow(bed, bed.tag(Release::Current, "carrick")?)?;
+        settled(bed, Release::Current)
+    })
 }
 
 /// Goes back to the previous release. How it restarts its parts is its own affair; that they all come
 /// back and traffic goes on is ours.
-fn backward(bed: &Bed, gap: Gap, go: impl FnOnce() -> Result<()>) -> Result<()> {
-    let traffic = Traffic::start(bed)?;
-    go()?;
-    settled(bed, Release::Previous)?;
-    traffic.lost_at_most(gap).context("to the previous release")
+fn backward(bed: &Bed, go: impl FnOnce() -> Result<()>) -> Result<()> {
+    under_traffic(bed, "to the previous release", || {
+        go()?;
+        settled(bed, Release::Previous)
+    })
 }
 
 fn settled(bed: &Bed, release: Release) -> Result<()> {
@@ -137,26 +108,15 @@ fn settled(bed: &Bed, release: Release) -> Result<()> {
     bed.wait_ready(Duration::from_mins(2))
 }
 
-/// Deletes what a suite made; a pod made by one release is deleted by another.
-fn vacate(bed: &Bed) -> Result<()> {
-    let namespace = bed.namespace("upgrade")?;
-    bed.kubectl(&["delete", "namespace", &namespace, "--wait=true"])
-        .map(drop)
-}
-
 fn from_previous_and_back(bed: &Bed) -> Result<()> {
-    forward(bed, USERSPACE)?;
-    vacate(bed)?;
-    backward(bed, USERSPACE, || {
-        let arguments = ["rollback", "carrick", "-n", carrick_e2e::bed::NAMESPACE];
-        bed.helm(&arguments).map(drop)
-    })?;
-    vacate(bed)
+    forward(bed)?;
+    backward(bed, || {
+        bed.helm(&["rollback", "carrick", "-n", NAMESPACE])
+            .map(drop)
+    })
 }
 
 fn to_previous_and_back(bed: &Bed) -> Result<()> {
-    backward(bed, KERNEL, || bed.upgrade_to(Release::Previous))?;
-    vacate(bed)?;
-    forward(bed, KERNEL)?;
-    vacate(bed)
+    backward(bed, || bed.upgrade_to(Release::Previous))?;
+    forward(bed)
 }

@@ -214,11 +214,16 @@ impl LabNode {
     /// Makes the host's stack what it must be.
     pub fn sync_host(&mut self) {
         // The kernel datapath takes frames before the stack sees them.
-        let mut hidden = std::collections::BTreeSet::new();
+        let mut hidden = std::collections::BTreeMap::new();
         if Datapath::under_test() == Datapath::Userspace {
-            hidden.extend(self.pods.iter().map(|pod| pod.link.clone()));
+            hidden.extend(
+                self.pods
+                    .iter()
+                    .zip(1..)
+                    .map(|(pod, index)| (pod.link.clone(), index)),
+            );
             if in_netns(self.netns(), "ip link show eth1").0 {
-                hidden.insert("eth1".to_owned());
+                hidden.insert("eth1".to_owned(), 0);
             }
         }
         let input = HostInput {

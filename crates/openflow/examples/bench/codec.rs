@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use carrick_openflow::{Instructions, Learned, Message, State, Xid, diff};
+use carrick_testkit::figure::{Goal, figure};
 use serde_json::Value;
 
-use crate::figure::{Goal, figure};
 use crate::{clock, flows};
 
 #[expect(

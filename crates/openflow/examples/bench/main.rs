@@ -11,7 +11,6 @@
 
 mod clock;
 mod codec;
-mod figure;
 mod flows;
 mod switch;
 

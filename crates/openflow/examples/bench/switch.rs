@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use carrick_openflow::connection::Connection;
 use carrick_openflow::{FlowFilter, FlowMod, Match, Mod, TableId};
+use carrick_testkit::figure::{Goal, figure};
 use carrick_testkit::ovs::Ovs;
 use serde_json::Value;
 
-use crate::figure::{Goal, figure};
 use crate::{clock, flows};
 
 /// Each is measured as often, in turns, and its best counts: the first run grows the switch's heap.

@@ -74,28 +74,32 @@ impl Connection {
         // The first transaction id is no other open bundle's.
         let bundle = BundleId(first);
         let request = self.config.request_timeout;
-        session
-            .request(
-                &control(bundle, ControlType::OPEN_REQUEST),
-                "open a bundle",
-                request,
-            )
-            .await
-            .map_err(BundleError::NotSent)?;
         session.begin_bundle(first, count);
-        let sent = self.add(&session, bundle, first, mods).await;
-        if let Err(error) = sent {
-            session.end_bundle();
-            // Nothing is applied without a commit; the switch drops it with the session otherwise.
-            let discard = control(bundle, ControlType::DISCARD_REQUEST);
-            drop(session.request(&discard, "discard a bundle", request).await);
-            return Err(error);
-        }
-        let commit = control(bundle, ControlType::COMMIT_REQUEST);
-        let answer = session
-            .request(&commit, "commit a bundle", self.config.commit_timeout)
-            .await;
+        // The switch takes them in turn: nobody has to wait for its first answer to send the rest, and each
+        // answer takes a turn of its main loop, milliseconds where it has hundreds of ports.
+        let open = control(bundle, ControlType::OPEN_REQUEST);
+        let open = session.request(&open, "open a bundle", request);
+        let fill_and_commit = async {
+            self.add(&session, bundle, first, mods).await?;
+            let commit = control(bundle, ControlType::COMMIT_REQUEST);
+            let limit = self.config.commit_timeout;
+            Ok(session.request(&commit, "commit a bundle", limit).await)
+        };
+        // Polled in this order, so that they are sent in it.
+        let (opened, sent) = tokio::join!(biased; open, fill_and_commit);
         let mut errors = session.end_bundle().into_iter();
+        let answer = match (opened, sent) {
+            (Err(error @ RequestError::Refused { .. }), Ok(Err(RequestError::Refused { .. }))) => {
+                return Err(BundleError::NotSent(error));
+            }
+            (_, Ok(answer)) => answer,
+            (_, Err(error)) => {
+                // Nothing is applied without a commit; the switch drops it with the session otherwise.
+                let discard = control(bundle, ControlType::DISCARD_REQUEST);
+                drop(session.request(&discard, "discard a bundle", request).await);
+                return Err(error);
+            }
+        };
         match answer {
             Ok(_) => Ok(()),
             Err(RequestError::Refused { error, .. }) => {
