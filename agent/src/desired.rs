@@ -38,13 +38,12 @@ pub fn switch_config<'a>(
         bridges: vec![integration],
         ..SwitchConfig::default()
     };
-    match plan.datapath {
-        DatapathKind::System => {
-            config
-                .absent_bridges
-                .insert(link::TRANSPORT_BRIDGE.to_owned());
-        }
-        DatapathKind::Netdev => config.bridges.push(transport_bridge(plan, links)),
+    if plan.transport.bridged {
+        config.bridges.push(transport_bridge(plan, links));
+    } else {
+        config
+            .absent_bridges
+            .insert(link::TRANSPORT_BRIDGE.to_owned());
     }
     config
 }
@@ -114,7 +113,7 @@ fn pod_port(attachment: &Attachment) -> PortConfig {
     port
 }
 
-/// The transport interface's bridge on the userspace datapath: an ordinary learning switch with the
+/// The transport interface's bridge, where tunnels of the userspace datapath end: an ordinary learning switch with the
 /// interface's own MAC address, so that neighbours notice nothing.
 fn transport_bridge(plan: &NodePlan, links: &HostLinks) -> BridgeConfig {
     let nic = &plan.transport.link;

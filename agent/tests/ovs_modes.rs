@@ -210,3 +210,42 @@ async fn a_fabric_that_does_not_route_pods_is_told_with_the_routes_it_lacks() {
         wait("the routes to be seen", || told(node)["status"] == "True");
     }
 }
+
+/// Earlier releases had the interface in a bridge on the userspace datapath, as `Encap` has.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_encap_gives_back_the_interface_that_an_earlier_release_bridged() {
+    let case = |mode| Case {
+        mode,
+        protocol: "Geneve",
+        fabric: Fabric::Wire,
+        pods: Families::Dual,
+        transport: Families::Dual,
+    };
+    let (mut a, mut b) = (LabNode::new(1), LabNode::new(2));
+    let _router = connect(&case("Encap"), [&a, &b]);
+    let pods = [Pod::new("one"), Pod::new("two")];
+    let controller = start(&case("Encap"), [&mut a, &mut b], [&[&pods[0]], &[&pods[1]]]).await;
+    let (one, _) = a.add_pod(&pods[0]);
+    let (_two, two_ips) = b.add_pod(&pods[1]);
+    a.kill_agent();
+    b.kill_agent();
+    let bare = case("NoEncap");
+    lab::modes::tell(&bare, &controller, &a, &b, &[&pods[0]]);
+    lab::modes::tell(&bare, &controller, &b, &a, &[&pods[1]]);
+    a.start_agent();
+    b.start_agent();
+    for node in [&a, &b] {
+        node.wait_ready();
+        let n = node.n;
+        assert_eq!(node.ovs.vsctl(&["list-br"]).unwrap().trim(), "br-int");
+        let held = must(node.netns(), "ip -o addr show dev eth1");
+        for address in [format!("172.31.0.{n}/24"), format!("fd00:31::{n}/64")] {
+            assert!(held.contains(&address), "{held}");
+        }
+    }
+    for address in &two_ips {
+        wait("packets between the pods", || ping(&one.0, address));
+        let route = must(a.netns(), &format!("ip route get {address}"));
+        assert!(route.contains("dev eth1"), "{route}");
+    }
+}

@@ -42,27 +42,30 @@ pub fn refusals(effective: &Effective, facts: &Facts) -> Vec<Refusal> {
             mend: format!("set it to 0 (computed) or to {IPV6_MIN_MTU} or more"),
         });
     }
-    if effective.datapath == DatapathType::Userspace
+    // Without a tunnel the transport interface stays the host's.
+    let bridges = effective.traffic.mode != TrafficMode::NoEncap;
+    if bridges
+        && effective.datapath == DatapathType::Userspace
         && effective.traffic.transport_interface.is_empty()
     {
         found.push(Refusal {
             field: "spec.traffic.transport.interface".into(),
-            reason: "the userspace datapath takes the transport interface into a bridge of Open \
+            reason: "tunnels of the userspace datapath take the transport interface into a bridge of Open \
                      vSwitch, so it must be named"
                 .into(),
             mend:
                 "name an interface that every node has and that the kubelet does not use, or set \
-                   datapath.type to Auto"
+                   datapath.type to Auto or traffic.mode to NoEncap"
                     .into(),
         });
     }
     for own in &effective.node_configs {
         let interface = own.transport_interface();
         let interface = interface.unwrap_or(&effective.traffic.transport_interface);
-        if own.datapath_type() == Some(DatapathType::Userspace) && interface.is_empty() {
+        if bridges && own.datapath_type() == Some(DatapathType::Userspace) && interface.is_empty() {
             found.push(Refusal {
                 field: format!("spec.nodeConfigs[{}].traffic.transport.interface", own.name),
-                reason: "the userspace datapath takes the transport interface into a bridge of Open vSwitch, so it must \
+                reason: "tunnels of the userspace datapath take the transport interface into a bridge of Open vSwitch, so it must \
                          be named"
                     .into(),
                 mend: "name an interface that these nodes have and that the kubelet does not use".into(),
@@ -351,6 +354,13 @@ mod tests {
             ["spec.traffic.transport.interface"]
         );
         assert_eq!(
+            check(
+                "{datapath: {type: Userspace}, traffic: {mode: NoEncap}}",
+                |_| {}
+            ),
+            [""; 0]
+        );
+        assert_eq!(
             check("{cni: {binDir: /opt/../etc}}", |_| {}),
             ["spec.cni.binDir"]
         );
@@ -365,6 +375,8 @@ mod tests {
         );
         let named = own(", traffic: {transport: {interface: eth1}}");
         assert_eq!(check(&named, |_| {}), [""; 0]);
+        let bare = own("").replacen('{', "{traffic: {mode: NoEncap}, ", 1);
+        assert_eq!(check(&bare, |_| {}), [""; 0]);
         let azure = |facts: &mut Facts| {
             facts.nodes[1].provider_id = "azure:///subscriptions/x/vm".into();
         };

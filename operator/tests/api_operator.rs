@@ -279,6 +279,8 @@ async fn what_one_object_can_tell_is_refused_by_the_api_server() {
     }
     bed.apply(&ipam("NodeIPAM", json!(["10.1.0.0/16", "fd00:1::/48"])))
         .unwrap();
+    bed.apply(&json!({"datapath": {"type": "Userspace"}, "traffic": {"mode": "NoEncap"}}))
+        .unwrap();
     bed.apply(
         &json!({"datapath": {"type": "Userspace"}, "traffic": {"transport": {"interface": "eth1"}},
         "apiServer": {"host": "fd00::1", "port": 6443}}),

@@ -93,8 +93,9 @@ impl Programmer {
         if plan.datapath == DatapathKind::Netdev {
             // Every pod's link that there is: also one whose ADD has only begun, and one whose DEL has
             // not removed it yet.
-            let transport = plan.transport.link.as_str();
-            let ours = |name: &str| name == transport || link::is_pod(name);
+            let transport = &plan.transport;
+            let ours =
+                |name: &str| (transport.bridged && name == transport.link) || link::is_pod(name);
             hidden.extend(
                 links
                     .values()
@@ -128,8 +129,8 @@ impl Programmer {
         &mut self,
         plan: &NodePlan,
     ) -> Result<Option<carrick_node::LinkFacts>, PassError> {
-        if plan.datapath != DatapathKind::Netdev {
-            // The bridge of an earlier configuration goes with the next transaction.
+        if !plan.transport.bridged {
+            // The bridge of an earlier configuration or release goes with the next transaction.
             let mut errors = HostErrors::default();
             self.host.give_back_transport(&mut errors).await;
             return match errors.0.pop() {

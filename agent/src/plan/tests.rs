@@ -145,6 +145,27 @@ fn userspace_takes_the_interface_it_was_given_and_no_other() {
 }
 
 #[test]
+fn without_a_tunnel_userspace_leaves_the_interface_to_the_host() {
+    let committed = committed(None, &["10.1.0.0/24"], &[]);
+    let run = |transport: &str, links: &HostLinks| {
+        let mut config = config(DatapathType::Userspace, transport);
+        config.traffic.mode = TrafficMode::NoEncap;
+        plan(&config, "a", &committed, links).unwrap().transport
+    };
+    for (asked, link) in [("", "eth0"), ("eth0", "eth0"), ("eth1", "eth1")] {
+        let transport = run(asked, &links());
+        assert_eq!(transport.link, link);
+        assert_eq!(transport.holder, link);
+        assert!(!transport.bridged);
+    }
+    // An earlier release has it in a bridge.
+    let moved = BTreeMap::from([link("eth1", &[]), link("br-phy", &["172.31.0.11/24"])]);
+    let transport = run("eth1", &moved);
+    assert_eq!(transport.holder, "eth1");
+    assert_eq!(transport.endpoints.v4, Some("172.31.0.11".parse().unwrap()));
+}
+
+#[test]
 fn a_nodes_labels_choose_its_interface_and_datapath() {
     let committed = committed(None, &["10.1.0.0/24"], &[]);
     let run = |pool: &str, own: &str| {

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use carrick_api::effective::EffectiveConfig;
+use carrick_api::effective::{EffectiveConfig, TrafficMode};
 use carrick_api::names::link;
 use carrick_datapath::{Addresses, DatapathKind};
 use ipnet::IpNet;
@@ -17,6 +17,8 @@ pub struct Transport {
     pub link: String,
     /// The link that holds its addresses: itself, or the bridge it is in.
     pub holder: String,
+    /// Whether it is in a bridge of Open vSwitch: tunnels of the userspace datapath begin and end there.
+    pub bridged: bool,
     /// Its MTU.
     pub mtu: u32,
     /// This node's addresses on it.
@@ -37,6 +39,7 @@ pub(super) fn transport(
 ) -> Result<Transport, PlanError> {
     let asked = config.traffic.transport_interface.as_str();
     let cidrs = config.traffic.transport_cidrs.as_slice();
+    let bridged = datapath == DatapathKind::Netdev && config.traffic.mode != TrafficMode::NoEncap;
     let no = |reason: String| PlanError::NoTransport { reason };
     let nic = if !asked.is_empty() {
         links.get(asked).ok_or_else(|| {
@@ -44,9 +47,9 @@ pub(super) fn transport(
                 "there is no interface {asked} here: correct traffic.transport.interface"
             ))
         })?
-    } else if datapath == DatapathKind::Netdev {
+    } else if bridged {
         return Err(no(
-            "the userspace datapath needs traffic.transport.interface".to_owned(),
+            "tunnels of the userspace datapath need traffic.transport.interface".to_owned(),
         ));
     } else if cidrs.is_empty() {
         let held: BTreeSet<IpAddr> = node_addresses.iter().copied().collect();
@@ -72,16 +75,17 @@ pub(super) fn transport(
                 ))
             })?
     };
-    // On the userspace datapath the NIC's addresses are on the bridge it is in.
-    let holder = match datapath {
-        DatapathKind::System => nic,
-        DatapathKind::Netdev => links
-            .get(link::TRANSPORT_BRIDGE)
-            .filter(|bridge| !endpoints(bridge, node_addresses, cidrs).is_empty())
-            .unwrap_or(nic),
+    // The NIC's addresses are on the bridge it is in; from one of an earlier release, which bridged it
+    // without a tunnel too, the pass gives them back.
+    let given = |link: &&HostLink| !endpoints(link, node_addresses, cidrs).is_empty();
+    let bridge = links.get(link::TRANSPORT_BRIDGE).filter(given);
+    let has_them = match datapath {
+        DatapathKind::Netdev if bridged || !given(&nic) => bridge.unwrap_or(nic),
+        DatapathKind::Netdev | DatapathKind::System => nic,
     };
-    if datapath == DatapathKind::Netdev
-        && let Some(address) = holder
+    let holder = if bridged { has_them } else { nic };
+    if bridged
+        && let Some(address) = has_them
             .addresses
             .iter()
             .map(IpNet::addr)
@@ -92,7 +96,7 @@ pub(super) fn transport(
             address,
         });
     }
-    let endpoints = endpoints(holder, node_addresses, cidrs);
+    let endpoints = endpoints(has_them, node_addresses, cidrs);
     if endpoints.is_empty() {
         let within = if cidrs.is_empty() {
             String::new()
@@ -102,13 +106,14 @@ pub(super) fn transport(
         return Err(no(format!(
             "interface {} has no address that other nodes can reach{within}: give it one, or choose another \
              traffic.transport.interface",
-            holder.name
+            has_them.name
         )));
     }
-    let subnets = reachable(holder).map(|net| net.trunc()).collect();
+    let subnets = reachable(has_them).map(|net| net.trunc()).collect();
     Ok(Transport {
         link: nic.name.clone(),
         holder: holder.name.clone(),
+        bridged,
         mtu: nic.mtu,
         endpoints,
         subnets,

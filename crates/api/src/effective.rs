@@ -184,7 +184,7 @@ pub enum DatapathType {
     Auto,
     /// The kernel datapath (`system`).
     Kernel,
-    /// The userspace datapath (`netdev`); needs a transport interface.
+    /// The userspace datapath (`netdev`); its tunnels need a transport interface.
     Userspace,
 }
 

@@ -79,12 +79,12 @@ pub use ipam::{Ipam, IpamMode, NodeIpam};
 )]
 #[serde(rename_all = "camelCase")]
 #[schemars(extend("x-kubernetes-validations" = [{
-    "rule": "!(has(self.datapath) && has(self.datapath.type) && self.datapath.type == 'Userspace') || (has(self.traffic) && has(self.traffic.transport) && has(self.traffic.transport.interface) && self.traffic.transport.interface != '')",
-    "message": "datapath.type Userspace needs traffic.transport.interface: the userspace datapath takes that interface into a bridge of Open vSwitch, so it must be named and must not be the one the kubelet uses",
+    "rule": "!(has(self.datapath) && has(self.datapath.type) && self.datapath.type == 'Userspace') || (has(self.traffic) && has(self.traffic.transport) && has(self.traffic.transport.interface) && self.traffic.transport.interface != '') || (has(self.traffic) && has(self.traffic.mode) && self.traffic.mode == 'NoEncap')",
+    "message": "datapath.type Userspace needs traffic.transport.interface, except in mode NoEncap: tunnels of the userspace datapath take that interface into a bridge of Open vSwitch, so it must be named and must not be the one the kubelet uses",
     "fieldPath": ".traffic"
 }, {
-    "rule": "!has(self.nodeConfigs) || (has(self.traffic) && has(self.traffic.transport) && has(self.traffic.transport.interface) && self.traffic.transport.interface != '') || self.nodeConfigs.all(c, !(has(c.datapath) && has(c.datapath.type) && c.datapath.type == 'Userspace') || (has(c.traffic) && has(c.traffic.transport) && has(c.traffic.transport.interface) && c.traffic.transport.interface != ''))",
-    "message": "a nodeConfigs entry with datapath.type Userspace needs traffic.transport.interface, there or for the whole network: the userspace datapath takes that interface into a bridge of Open vSwitch",
+    "rule": "!has(self.nodeConfigs) || (has(self.traffic) && has(self.traffic.transport) && has(self.traffic.transport.interface) && self.traffic.transport.interface != '') || (has(self.traffic) && has(self.traffic.mode) && self.traffic.mode == 'NoEncap') || self.nodeConfigs.all(c, !(has(c.datapath) && has(c.datapath.type) && c.datapath.type == 'Userspace') || (has(c.traffic) && has(c.traffic.transport) && has(c.traffic.transport.interface) && c.traffic.transport.interface != ''))",
+    "message": "a nodeConfigs entry with datapath.type Userspace needs traffic.transport.interface, there or for the whole network, except in mode NoEncap: tunnels of the userspace datapath take that interface into a bridge of Open vSwitch",
     "fieldPath": ".nodeConfigs"
 }]))]
 pub struct NetworkingSpec {
@@ -362,7 +362,8 @@ pub struct Snat {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Datapath {
     /// Auto and Kernel use the kernel datapath; Userspace is for tests and locked-down hosts and
-    /// needs traffic.transport.interface. Default: Auto. Immutable, except between Auto and Kernel.
+    /// needs traffic.transport.interface, except in mode NoEncap. Default: Auto. Immutable, except
+    /// between Auto and Kernel.
     #[serde(default, rename = "type", skip_serializing_if = "Option::is_none")]
     pub type_: Option<DatapathType>,
 }
