@@ -41,6 +41,8 @@ pub fn all() -> Vec<Suite> {
         (Dual, Quick, "refusals", refusals::tests()),
         (Dual, Quick, "faults", faults::kill_tests()),
         (Dual, Quick, "absence", absence::tests()),
+        (Dual, Slow, "long_absence", absence::long_tests()),
+        (Dual, Quick, "chaos", under_traffic::chaos_tests()),
         (Dual, Slow, "under_traffic", under_traffic::tests()),
         (Dual, Slow, "endurance", under_traffic::endurance_tests()),
         (Dual, Quick, "addresses", addresses::tests()),

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use carrick_e2e::chaos::event::{Event, Shape};
-use carrick_e2e::chaos::run::{self, Plan};
+use carrick_e2e::chaos::run::{self, Afterwards, Plan};
 use carrick_e2e::chaos::sequence::Sequence;
 use carrick_testbed::NodeKind;
 
@@ -48,11 +48,16 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         crate::print(lines.join("\n"))?;
         return Ok(ExitCode::SUCCESS);
     }
-    run::run(&Plan {
+    let afterwards = if args.keep {
+        Afterwards::Keep
+    } else {
+        Afterwards::Down
+    };
+    let plan = Plan {
         time: Duration::from_mins(args.minutes),
         seed: args.seed,
         shape,
-        keep: args.keep,
-    })?;
+    };
+    run::run(&plan, afterwards)?;
     Ok(ExitCode::SUCCESS)
 }

@@ -23,48 +23,62 @@ pub struct Plan {
     pub seed: u64,
     /// What they come to.
     pub shape: Shape,
-    /// Leave the cluster when all is done.
-    pub keep: bool,
 }
 
-/// Brings a cluster up, breaks it for as long as the plan says, and takes it down.
+/// What becomes of the cluster of a run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Afterwards {
+    /// It is taken down.
+    Down,
+    /// It is left as it is.
+    Keep,
+}
+
+/// Brings a cluster up and breaks it for as long as the plan says.
 ///
 /// # Errors
 /// Something did not hold, or did not come back; the text tells the seed, the events so far and the
 /// components' last words.
-pub fn run(plan: &Plan) -> Result<()> {
+pub fn run(plan: &Plan, afterwards: Afterwards) -> Result<()> {
     let bed = Bed::up(&BedSpec {
         nodes: plan.shape.nodes,
         kind: plan.shape.kind,
         ..BedSpec::new("chaos")
     })?;
+    let result = on(&bed, plan).map_err(|error| anyhow!("{error:#}\n{}", bed.report("chaos")));
+    if afterwards == Afterwards::Keep {
+        return result;
+    }
+    // What failed first is told first.
+    let down = bed.down();
+    result.and(down)
+}
+
+/// Breaks a cluster that is there, of the plan's shape, for as long as the plan says.
+///
+/// # Errors
+/// As [`run`], without the components' words.
+pub fn on(bed: &Bed, plan: &Plan) -> Result<()> {
     let mut run = Run {
-        bed: &bed,
+        bed,
         plan,
         begun: Instant::now(),
         costs: Vec::new(),
     };
     let result = run.play();
     say(&run.table())?;
-    let result = result.map_err(|error| {
+    result.map_err(|error| {
         let again = again(plan);
         let events: Vec<String> = run
             .costs
             .iter()
             .map(|cost| cost.event.to_string())
             .collect();
-        let report = bed.report("chaos");
         anyhow!(
-            "{error:#}\nagain with: {again}\nevents that held: {}\n{report}",
+            "{error:#}\nagain with: {again}\nevents that held: {}",
             events.join(", ")
         )
-    });
-    if plan.keep {
-        return result;
-    }
-    // What failed first is told first.
-    let down = bed.down();
-    result.and(down)
+    })
 }
 
 /// The command line of a run.

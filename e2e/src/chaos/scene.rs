@@ -26,6 +26,14 @@ pub struct Cost {
     pub checked: Vec<&'static str>,
 }
 
+/// What events on a bed depend on.
+pub fn shape_of(bed: &Bed) -> Shape {
+    Shape {
+        nodes: bed.node_names().len(),
+        kind: bed.kind(),
+    }
+}
+
 /// A bed with traffic on it.
 pub struct Scene<'a> {
     bed: &'a Bed,
@@ -48,10 +56,7 @@ impl<'a> Scene<'a> {
             bed,
             traffic,
             baseline: Baseline::read(bed)?,
-            shape: Shape {
-                nodes: bed.node_names().len(),
-                kind: bed.kind(),
-            },
+            shape: shape_of(bed),
             open: None,
         })
     }

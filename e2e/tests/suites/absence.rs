@@ -15,12 +15,16 @@ use crate::Test;
 pub fn tests() -> Vec<Test> {
     vec![
         ("a_cut_transport_link_heals", cut_link),
-        (
-            "an_absent_api_server_stops_no_traffic_and_a_known_pods_sandbox_is_made_again",
-            api_server_away,
-        ),
         ("a_node_registered_again_is_followed", node_registered_again),
     ]
+}
+
+/// More than a minute of waiting.
+pub fn long_tests() -> Vec<Test> {
+    vec![(
+        "an_absent_api_server_stops_no_traffic_and_a_known_pods_sandbox_is_made_again",
+        api_server_away,
+    )]
 }
 
 fn api_server_away(bed: &Bed) -> Result<()> {

@@ -8,7 +8,8 @@ use carrick_e2e::bed::Bed;
 use carrick_e2e::chaos::act::crowd;
 use carrick_e2e::chaos::check;
 use carrick_e2e::chaos::event::{Event, Lasting, Part, StateFile, Strike};
-use carrick_e2e::chaos::scene::{Scene, play};
+use carrick_e2e::chaos::run::{self, Plan};
+use carrick_e2e::chaos::scene::{Scene, play, shape_of};
 use carrick_e2e::wait;
 
 use crate::Test;
@@ -56,6 +57,20 @@ pub fn kernel_tests() -> Vec<Test> {
         ("a_power_failure_concerns_its_node_only", power),
     ]);
     all
+}
+
+/// What comes by chance, the same each time: what one change breaks is not blamed on another.
+pub fn chaos_tests() -> Vec<Test> {
+    vec![("two_minutes_of_the_chaos_of_seed_1", chaos)]
+}
+
+fn chaos(bed: &Bed) -> Result<()> {
+    let plan = Plan {
+        time: Duration::from_mins(2),
+        seed: 1,
+        shape: shape_of(bed),
+    };
+    run::on(bed, &plan)
 }
 
 /// Minutes long; `hack/soak endurance` runs them.
