@@ -47,6 +47,7 @@ pub mod host;
 pub mod info;
 pub mod ipam;
 pub mod journal;
+mod laps;
 pub mod ledgerfile;
 pub mod links;
 pub mod metrics;

@@ -14,7 +14,7 @@ use carrick_node::Look;
 use carrick_ovsdb::foreign::Foreign;
 use carrick_proto::Number;
 use tokio::time::Instant;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use crate::cni::network::PodNetworkSettings;
 use crate::desired::without_transport;
@@ -22,6 +22,7 @@ use crate::flows::FlowError;
 use crate::host::HostErrors;
 use crate::ipam::{Attachment, AttachmentKey, AttachmentState};
 use crate::journal::JournalError;
+use crate::laps::{Laps, timed};
 use crate::plan::{HostLinks, NodePlan, PlanError, is_open, pod_of};
 use crate::podmtu;
 use crate::programmer::Programmer;
@@ -147,8 +148,10 @@ impl Programmer {
             let node = self.node.name.clone();
             return Err(PassError::OtherSwitch { node, found });
         }
+        let mut laps = Laps::start();
         let committed = self.node.committed();
         let mut links = self.links(attach, detach).await?;
+        laps.lap("links");
         let wanted = self.update_attached(attach, detach, &links);
         let plan = self.plan(&committed, &links)?;
         let start = self.switch.start().await?;
@@ -168,6 +171,7 @@ impl Programmer {
             self.pipeline.forget();
         }
 
+        laps.lap("plan and switch");
         let mut report = PassReport {
             number: committed.number(),
             ..PassReport::default()
@@ -196,6 +200,7 @@ impl Programmer {
                 .await;
             tables_hold(&plan, &errors)?;
         }
+        laps.lap("before the ports");
         // Another device, though it has the name of the one in the bridge.
         let same = |old: &carrick_node::LinkFacts, new: &carrick_node::LinkFacts| {
             old.link.name != new.link.name || old.link.index == new.link.index
@@ -225,17 +230,23 @@ impl Programmer {
             }
         };
         let ports = async {
-            let ahead = if waits || !detach.is_empty() {
-                pipeline.program_ahead(&plan, &state, &open).await
-            } else {
-                None
+            let ahead = async {
+                if waits || !detach.is_empty() {
+                    pipeline.program_ahead(&plan, &state, &open).await
+                } else {
+                    None
+                }
             };
+            let (ahead, flows) = timed(ahead).await;
             let applied = apply_ports(switch, &plan, &wanted, attach, &links).await;
-            applied.map(|applied| (ahead, applied))
+            applied.map(|applied| (ahead, applied, flows))
         };
-        let ((), ports) = tokio::join!(tables, ports);
+        let (((), nft), ports) = tokio::join!(timed(tables), ports);
+        laps.lap("ports");
         report.table_error = tables_hold(&plan, &errors)?;
-        let (ahead, applied) = ports?;
+        let (ahead, applied, flows) = ports?;
+        laps.beside("of these flows ahead", flows);
+        laps.beside("beside them nft", nft);
         if let Some(saved) = moved {
             self.host.move_transport(&saved, &mut errors).await;
         }
@@ -265,7 +276,10 @@ impl Programmer {
                 self.pipeline.program(&plan, state, &open, failed).await?
             }
         };
+        laps.lap("stack and flows");
         report.flush_error = self.pipeline.flush(detach).await.err();
+        laps.lap("connections");
+        debug!(attach = attach.len(), detach = detach.len(), %laps, "pass");
         report.problems.extend(errors.0);
         let larger = podmtu::larger(&wanted, &links, plan.mtu);
         self.node

@@ -21,6 +21,7 @@ use crate::ipam::{
     AllocateError, Attachment, AttachmentKey, AttachmentState, AttachmentStore, HeldAddresses,
     StoreError,
 };
+use crate::laps::{Laps, timed};
 
 /// How long ADD waits for the settings and the pod's record together (invariant 2).
 pub const RECORD_LIMIT: Duration = Duration::from_secs(10);
@@ -231,19 +232,23 @@ impl<N: PodNetwork> CniServer<N> {
         attachment: &Arc<Attachment>,
         settings: &PodNetworkSettings,
     ) -> Result<Arc<Attachment>, CniError> {
+        let mut laps = Laps::start();
         let namespace = bounded(
             "making the pod's interface",
             self.sandboxes.create(attachment, settings),
         )
         .await?;
+        laps.lap("pair");
         // Neither needs the other: no packet passes before the host's end is up.
-        let (furnished, attached) = tokio::join!(
-            bounded(
+        let ((furnished, inside), attached) = tokio::join!(
+            timed(bounded(
                 "making the pod's interface ready",
                 self.sandboxes.furnish(&namespace, attachment, settings),
-            ),
+            )),
             timeout(PORT_LIMIT, self.network.attach(attachment)),
         );
+        laps.lap("port");
+        laps.beside("beside it the sandbox", inside);
         furnished?;
         attached
             .unwrap_or_else(|_| Err(late("attach")))
@@ -253,14 +258,18 @@ impl<N: PodNetwork> CniServer<N> {
             self.sandboxes.set_up(attachment),
         )
         .await?;
+        laps.lap("link up");
         let key = attachment.key.clone();
         let ready = self
             .blocking(move |store, now| store.ready(&key, now))
             .await?
             .map_err(|error| store_error(&error))?;
+        laps.lap("journal");
         if !ready.port_mappings.is_empty() {
             self.map_ports().await?;
+            laps.lap("host ports");
         }
+        debug!(pod = %attachment.pod, %laps, "connected");
         Ok(ready)
     }
 
