@@ -31,13 +31,16 @@ impl State {
     }
 }
 
-/// Dumped flows that are nobody's business: `learn` made them.
+/// Dumped flows and groups that a difference leaves alone: `learn` made them, or another writer keeps
+/// them by itself.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Learned {
     /// Tables that hold learned flows only.
     pub tables: Vec<TableId>,
-    /// Cookies of learned flows: value and mask.
+    /// Cookies of such flows: value and mask.
     pub cookies: Vec<(Cookie, u64)>,
+    /// Numbers of such groups: value and mask.
+    pub groups: Vec<(GroupId, u32)>,
 }
 
 impl Learned {
@@ -48,6 +51,13 @@ impl Learned {
                 .cookies
                 .iter()
                 .any(|(cookie, mask)| (flow.cookie.0 ^ cookie.0) & mask == 0)
+    }
+
+    /// Whether a dumped group is one of them.
+    pub fn contains_group(&self, group: GroupId) -> bool {
+        self.groups
+            .iter()
+            .any(|(number, mask)| (group.0 ^ number.0) & mask == 0)
     }
 }
 
@@ -98,7 +108,7 @@ impl Plan {
 /// The result is ordered by what it changes, then as `desired` and `dumped` are.
 pub fn diff(dumped: &State, desired: &State, learned: &Learned) -> Plan {
     let mut plan = Plan::default();
-    let removed_groups = diff_groups(&mut plan, dumped, desired);
+    let removed_groups = diff_groups(&mut plan, dumped, desired, learned);
     diff_flows(&mut plan, dumped, desired, learned);
     plan.bundle.extend(
         removed_groups
@@ -109,10 +119,16 @@ pub fn diff(dumped: &State, desired: &State, learned: &Learned) -> Plan {
     plan
 }
 
-fn diff_groups(plan: &mut Plan, dumped: &State, desired: &State) -> Vec<GroupId> {
+fn diff_groups(
+    plan: &mut Plan,
+    dumped: &State,
+    desired: &State,
+    learned: &Learned,
+) -> Vec<GroupId> {
     let mut left: FxHashMap<GroupId, &Group> = dumped
         .groups
         .iter()
+        .filter(|group| !learned.contains_group(group.id))
         .map(|group| (group.id, group))
         .collect();
     for group in &desired.groups {
@@ -134,7 +150,8 @@ fn diff_groups(plan: &mut Plan, dumped: &State, desired: &State) -> Vec<GroupId>
 const PIECE: usize = 48 << 10;
 
 /// A group as one modification and, where its buckets do not fit into one message, insertions
-/// behind them. A bucket that does not fit by itself is left to the encoder to refuse.
+/// behind them. (Open vSwitch 3.1 balances a group with `dp_hash` over the last insertion alone: such a
+/// group must fit into one message.) A bucket that does not fit by itself is left to the encoder to refuse.
 fn in_pieces(group: &Group, first: impl Fn(Group) -> GroupMod) -> Vec<Mod> {
     let mut pieces = vec![Vec::new()];
     let mut used = 0;
@@ -225,4 +242,27 @@ fn diff_meters(plan: &mut Plan, dumped: &State, desired: &State) {
     let ids = dumped.meters.iter().map(|meter| meter.id);
     plan.meters_after
         .extend(ids.filter(|id| left.contains_key(id)).map(MeterMod::Delete));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn groups_of_another_writer_are_left_alone() {
+        let group = |number| format!("group_id={number},type=indirect,bucket=actions=output:1");
+        let state = |numbers: &[u32]| State {
+            groups: numbers.iter().map(|n| group(*n).parse().unwrap()).collect(),
+            ..State::default()
+        };
+        let learned = Learned {
+            groups: vec![(GroupId(0x0600_0000), 0xff00_0000)],
+            ..Learned::default()
+        };
+        let dumped = state(&[1, 2, 0x0600_0001]);
+        let plan = diff(&dumped, &state(&[1]), &learned);
+        assert_eq!(plan.bundle, [Mod::from(GroupMod::Delete(GroupId(2)))]);
+        let all = diff(&dumped, &state(&[1]), &Learned::default());
+        assert_eq!(all.bundle.len(), 2);
+    }
 }
