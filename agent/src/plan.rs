@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use carrick_api::effective::{self, DatapathType, EffectiveConfig, SnatMode, TrafficMode};
+use carrick_datapath::services::ProxyMode;
 use carrick_datapath::{
     Addresses, DatapathKind, Gateway, IpFamily, MacAddr, Mode, MtuError, NodeState, Peer, Pod,
     Port, Refused, Snat, Tunnel, TunnelProtocol, admit_own, admit_peers, gateway_address, pod_mtu,
@@ -305,6 +306,7 @@ impl NodePlan {
             subnets: self.transport.subnets.clone(),
             peers: self.peers.clone(),
             pods,
+            services: ProxyMode::Disabled,
         }
     }
 }

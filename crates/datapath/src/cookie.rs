@@ -14,15 +14,42 @@ pub enum Kind {
     Peer = 0x02,
     /// A pod of this node.
     Pod = 0x03,
+    /// A Service: its frontends and, with affinity, its endpoints.
+    Service = 0x04,
+    /// Flows that a Service's affinity has learned; the id is the Service's.
+    Affinity = 0x05,
+    /// A group of a Service. No flow has a cookie of this kind: groups have numbers.
+    ServiceGroup = 0x06,
 }
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Self; 3] = [Self::Pipeline, Self::Peer, Self::Pod];
+    pub const ALL: [Self; 6] = [
+        Self::Pipeline,
+        Self::Peer,
+        Self::Pod,
+        Self::Service,
+        Self::Affinity,
+        Self::ServiceGroup,
+    ];
 
     /// The kind of a cookie's highest byte, if it is one of ours.
     pub fn from_byte(byte: u8) -> Option<Self> {
         Self::ALL.into_iter().find(|kind| *kind as u8 == byte)
+    }
+
+    /// The highest id an object of this kind may have. Numbers of groups have their kind in the highest
+    /// of four bytes.
+    pub const fn max_id(self) -> u32 {
+        match self {
+            Self::ServiceGroup => 0x00ff_ffff,
+            _ => u32::MAX,
+        }
+    }
+
+    /// The cookies of all objects of this kind, as value and mask.
+    pub const fn cookies(self) -> (u64, u64) {
+        ((self as u64) << 56, 0xff << 56)
     }
 
     /// A short name for people.
@@ -31,6 +58,9 @@ impl Kind {
             Self::Pipeline => "pipeline",
             Self::Peer => "peer",
             Self::Pod => "pod",
+            Self::Service => "service",
+            Self::Affinity => "affinity",
+            Self::ServiceGroup => "service-group",
         }
     }
 }

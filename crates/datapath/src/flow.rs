@@ -10,8 +10,10 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use crate::cookie::CookieParts;
+use crate::services::Protocol;
 use crate::state::{MacAddr, Port};
 use crate::table::Table;
+use crate::tunnel::IpFamily;
 
 /// One flow of the desired state.
 ///
@@ -81,6 +83,11 @@ pub(crate) enum Proto {
     /// the kernel exports the ND fields into its megaflow only when type and code are exact, so
     /// that without it one good message lets every forged one pass.
     Icmp6 { message: u8 },
+    /// A transport protocol over IPv4 or IPv6.
+    Transport {
+        protocol: Protocol,
+        family: IpFamily,
+    },
 }
 
 impl Proto {
@@ -107,6 +114,10 @@ impl FlowBuilder {
             Proto::Ipv6 => "ipv6".to_owned(),
             Proto::Arp => "arp".to_owned(),
             Proto::Icmp6 { message } => format!("icmp6,icmp_type={message}"),
+            Proto::Transport { protocol, family } => match family {
+                IpFamily::V4 => protocol.name().to_owned(),
+                IpFamily::V6 => format!("{}6", protocol.name()),
+            },
         };
         Self {
             line: FlowLine {

@@ -100,11 +100,15 @@ impl IdLedger {
                 key: key.to_owned(),
             });
         }
-        let mut id = space.next.max(1);
+        let next = |id: u32| if id >= kind.max_id() { 1 } else { id + 1 };
+        let mut id = match space.next {
+            id if (1..=kind.max_id()).contains(&id) => id,
+            _ => 1,
+        };
         while space.used.contains(&id) {
-            id = id.checked_add(1).unwrap_or(1);
+            id = next(id);
         }
-        space.next = id.checked_add(1).unwrap_or(1);
+        space.next = next(id);
         space.used.insert(id);
         space.ids.insert(key.to_owned(), id);
         Ok(id)
@@ -135,6 +139,15 @@ impl IdLedger {
         let space = self.space(kind);
         space.ids.retain(|key, _| keep(key));
         space.used = space.ids.values().copied().collect();
+    }
+
+    /// Forgets one object that is gone: [`Self::retain`] for kinds of which there are many. Call after
+    /// the flows and groups that carry its id have left the switch.
+    pub fn release(&mut self, kind: Kind, key: &str) {
+        let space = self.space(kind);
+        if let Some(id) = space.ids.remove(key) {
+            space.used.remove(&id);
+        }
     }
 
     /// How many objects of a kind have an id.
@@ -193,6 +206,18 @@ mod tests {
         ledger.space(Kind::Pod).next = u32::MAX;
         assert_eq!(ledger.id(Kind::Pod, "top").unwrap(), u32::MAX);
         assert_eq!(ledger.id(Kind::Pod, "wrapped").unwrap(), 2);
+    }
+
+    #[test]
+    fn ids_of_groups_leave_room_for_their_kind() {
+        let mut ledger = IdLedger::default();
+        ledger.space(Kind::ServiceGroup).next = 0x00ff_ffff;
+        assert_eq!(ledger.id(Kind::ServiceGroup, "top").unwrap(), 0x00ff_ffff);
+        assert_eq!(ledger.id(Kind::ServiceGroup, "wrapped").unwrap(), 1);
+        ledger.release(Kind::ServiceGroup, "top");
+        ledger.release(Kind::ServiceGroup, "unknown");
+        assert_eq!(ledger.id(Kind::ServiceGroup, "next").unwrap(), 2);
+        assert_eq!(ledger.len(Kind::ServiceGroup), 2);
     }
 
     #[test]

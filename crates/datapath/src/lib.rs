@@ -15,6 +15,7 @@
 //! - No pod, no flow: a port that is not in [`NodeState::pods`] is dropped in the first table, and
 //!   nothing is delivered to it.
 //! - A packet passes conntrack once per node (one recirculation); a test counts it.
+//! - Services are apart ([`services`]): there may be thousands, and one change renders one of them.
 //!
 //! The crate knows no clock, no file, no socket and no runtime.
 
@@ -27,6 +28,7 @@ mod ledger;
 mod mtu;
 mod pipeline;
 mod render;
+pub mod services;
 mod state;
 mod switch;
 mod table;

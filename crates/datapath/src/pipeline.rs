@@ -2,7 +2,8 @@
 //! written; each comment names what goes wrong without the flow.
 //!
 //! Registers: `reg0[0..3]` source of the packet ([`Source`]), `reg0[8]` the connection is
-//! established, `reg1` the output port, `reg2` scratch of the ARP responder.
+//! established, `reg1` the output port, `reg2` scratch of the ARP responder. `reg3` to `reg7` and
+//! `xxreg3` are those of Services: see `services/tables.rs`.
 
 use std::net::IpAddr;
 
@@ -10,6 +11,7 @@ use ipnet::IpNet;
 
 use crate::cookie::CookieParts;
 use crate::flow::{FlowBuilder, FlowLine, Proto, goto};
+use crate::services::ProxyMode;
 use crate::state::{Gateway, MacAddr, NodeState, Pod, Port, VIRTUAL_MAC};
 use crate::table::Table;
 
@@ -18,7 +20,7 @@ pub const CT_ZONE: u16 = 65520;
 /// `ct_mark` bit of a connection that policy has let pass.
 pub const CT_MARK_ALLOWED: &str = "0x1/0x1";
 /// `reg0` bit of a packet of an established connection.
-const ESTABLISHED: &str = "0x100/0x100";
+pub(crate) const ESTABLISHED: &str = "0x100/0x100";
 
 /// Neighbour solicitation and advertisement (RFC 4861 §4.3, §4.4).
 const NS: u8 = 135;
@@ -29,7 +31,7 @@ const NOISE: [u8; 4] = [143, 133, 134, 137];
 
 /// Where a packet entered, as `reg0[0..3]`.
 #[derive(Debug, Clone, Copy)]
-enum Source {
+pub(crate) enum Source {
     Tunnel = 1,
     Gateway = 2,
     Pod = 3,
@@ -46,15 +48,15 @@ impl<'a> Stage<'a> {
         Self { cookie, flows }
     }
 
-    fn flow(&self, table: Table, priority: u16, proto: Proto) -> FlowBuilder {
+    pub(crate) fn flow(&self, table: Table, priority: u16, proto: Proto) -> FlowBuilder {
         FlowBuilder::new(table, priority, self.cookie, proto)
     }
 
-    fn add(&mut self, line: FlowLine) {
+    pub(crate) fn add(&mut self, line: FlowLine) {
         self.flows.push(line);
     }
 
-    fn miss(&mut self, table: Table, actions: impl Into<String>) {
+    pub(crate) fn miss(&mut self, table: Table, actions: impl Into<String>) {
         let line = self.flow(table, 0, Proto::Any).actions(actions);
         self.add(line);
     }
@@ -70,7 +72,7 @@ pub(crate) fn node_flows(stage: &mut Stage<'_>, state: &NodeState) {
     guard_gateway(stage, state);
     guard_pods_in_common(stage);
     arp_nd(stage, &state.gateway);
-    conntrack(stage);
+    conntrack(stage, state.services);
     routing(stage, state);
     output(stage, state);
 }
@@ -178,11 +180,16 @@ fn arp_nd(stage: &mut Stage<'_>, gateway: &Gateway) {
     stage.miss(Table::ArpNd, "drop");
 }
 
-fn conntrack(stage: &mut Stage<'_>) {
+fn conntrack(stage: &mut Stage<'_>, services: ProxyMode) {
+    // `nat` repeats what the first packet of a connection was given; without Services there is none.
+    let nat = match services {
+        ProxyMode::Disabled => "",
+        ProxyMode::ClusterIp | ProxyMode::Full => ",nat",
+    };
     for proto in [Proto::Ip, Proto::Ipv6] {
         let track = stage.flow(Table::Conntrack, 200, proto);
         let next = Table::CtState.id();
-        stage.add(track.actions(format!("ct(table={next},zone={CT_ZONE})")));
+        stage.add(track.actions(format!("ct(table={next},zone={CT_ZONE}{nat})")));
     }
     stage.miss(Table::Conntrack, "drop");
 
@@ -205,7 +212,7 @@ fn conntrack(stage: &mut Stage<'_>) {
     stage.miss(Table::EgressDefault, goto(Table::Routing));
 
     let established = stage.flow(Table::IngressEstablished, 210, Proto::Any);
-    stage.add(established.on("reg0", ESTABLISHED).goto(Table::Output));
+    stage.add(established.on("reg0", ESTABLISHED).goto(Table::Hairpin));
     stage.miss(Table::IngressEstablished, goto(Table::IngressPolicy));
     stage.miss(Table::IngressPolicy, goto(Table::Commit));
 
@@ -213,12 +220,12 @@ fn conntrack(stage: &mut Stage<'_>) {
         let new = stage
             .flow(Table::Commit, 200, proto)
             .on("ct_state", "+new+trk");
-        let to = goto(Table::Output);
+        let to = goto(Table::Hairpin);
         stage.add(new.actions(format!(
             "ct(commit,zone={CT_ZONE},exec(set_field:{CT_MARK_ALLOWED}->ct_mark)),{to}"
         )));
     }
-    stage.miss(Table::Commit, goto(Table::Output));
+    stage.miss(Table::Commit, goto(Table::Hairpin));
 }
 
 fn routing(stage: &mut Stage<'_>, state: &NodeState) {
@@ -242,6 +249,9 @@ fn routing(stage: &mut Stage<'_>, state: &NodeState) {
         stage.add(nobody.drop());
     }
     for (proto, field, net) in [
+        // The host takes packets to its loopback where node ports are reached by it.
+        (Proto::Ip, "nw_dst", "127.0.0.0/8"),
+        (Proto::Ipv6, "ipv6_dst", "::1"),
         (Proto::Ip, "nw_dst", "224.0.0.0/4"),
         (Proto::Ipv6, "ipv6_dst", "ff00::/8"),
         (Proto::Ipv6, "ipv6_dst", "fe80::/10"),

@@ -10,6 +10,7 @@ use crate::cookie::{CookieParts, Kind};
 use crate::flow::FlowLine;
 use crate::ledger::{IdLedger, LedgerError};
 use crate::pipeline::{Stage, node_flows, peer_flows, pod_flows};
+use crate::services::{hairpin_flows, service_tables};
 use crate::state::{NodeState, Pod, Port, Way};
 
 /// Everything the integration bridge must hold, sorted.
@@ -49,7 +50,10 @@ pub enum RenderError {
 /// The ledger is full.
 pub fn render(state: &NodeState, ledger: &mut IdLedger) -> Result<Desired, RenderError> {
     let mut flows = Vec::with_capacity(64 + 4 * state.peers.len() + 12 * state.pods.len());
-    node_flows(&mut Stage::new(CookieParts::PIPELINE, &mut flows), state);
+    let mut groups = Vec::new();
+    let mut stage = Stage::new(CookieParts::PIPELINE, &mut flows);
+    node_flows(&mut stage, state);
+    service_tables(&mut stage, &mut groups, state);
     if let Some(tunnel) = state.tunnel {
         for (name, peer) in &state.peers {
             // What goes as it is is the host's to route: the pipeline gives it to the gateway.
@@ -87,12 +91,14 @@ pub fn render(state: &NodeState, ledger: &mut IdLedger) -> Result<Desired, Rende
             kind: Kind::Pod,
             object,
         };
-        pod_flows(&mut Stage::new(cookie, &mut flows), pod, &state.gateway);
+        let mut stage = Stage::new(cookie, &mut flows);
+        pod_flows(&mut stage, pod, &state.gateway);
+        hairpin_flows(&mut stage, state, pod);
     }
     flows.sort_by(|a, b| a.key().cmp(&b.key()));
     Ok(Desired {
         flows,
-        groups: Vec::new(),
+        groups,
         meters: Vec::new(),
         left_out,
     })

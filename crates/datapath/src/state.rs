@@ -8,6 +8,8 @@ use std::str::FromStr;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use crate::services::ProxyMode;
+
 /// An Ethernet address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct MacAddr(pub [u8; 6]);
@@ -228,6 +230,9 @@ pub struct NodeState {
     pub peers: BTreeMap<String, Peer>,
     /// Pods by the key of their attachment (stable for the life of the sandbox).
     pub pods: BTreeMap<String, Pod>,
+    /// How much of Services the switch serves. Services themselves are [`crate::services::Proxy`]'s.
+    #[serde(default)]
+    pub services: ProxyMode,
 }
 
 impl NodeState {
@@ -338,6 +343,7 @@ mod tests {
                 subnets: vec![],
                 peers: BTreeMap::new(),
                 pods: BTreeMap::new(),
+                services: ProxyMode::Disabled,
             };
             node.tunnel_destination(&Peer {
                 pod_cidrs: vec![],
@@ -369,6 +375,7 @@ mod tests {
             subnets: vec!["192.0.2.0/25".parse().unwrap()],
             peers: BTreeMap::new(),
             pods: BTreeMap::new(),
+            services: ProxyMode::Disabled,
         };
         let peer = |v4: &str| Peer {
             pod_cidrs: vec![],

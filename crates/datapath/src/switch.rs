@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use carrick_openflow::{Cookie, Flow, Group, Learned, Meter, ParseError, State};
+use carrick_openflow::{Cookie, Flow, Group, GroupId, Learned, Meter, ParseError, State};
 
 use crate::cookie::{CookieParts, Kind};
 use crate::ledger::IdLedger;
@@ -86,10 +86,16 @@ pub fn from_lines(
     Ok(state)
 }
 
-/// Flows in the switch that the difference must not touch: none yet. Learned flows will have a
-/// table and a kind of cookie of their own.
+/// Flows and groups in the switch that the difference of [`Desired`] must not touch: those of Services,
+/// which [`crate::services::Proxy`] changes one by one, and what their affinity has learned.
 pub fn learned() -> Learned {
-    Learned::default()
+    let apart = [Kind::Service, Kind::Affinity].map(Kind::cookies);
+    let number = (Kind::ServiceGroup as u32) << 24;
+    Learned {
+        cookies: apart.map(|(value, mask)| (Cookie(value), mask)).into(),
+        groups: vec![(GroupId(number), 0xff << 24)],
+        ..Learned::default()
+    }
 }
 
 /// Why ids could not be recovered.

@@ -15,8 +15,22 @@ pub enum Table {
     ArpNd = 12,
     /// Everything routed goes through connection tracking once.
     Conntrack = 20,
+    /// Answers to a hairpin connection, whose client has its own address back, go through it again.
+    HairpinReply = 21,
     /// Established connections go on to routing past all policy tables.
     CtState = 22,
+    /// New connections to a Service find its endpoints.
+    Service = 24,
+    /// Learned flows: which endpoint a client stays with.
+    ServiceAffinity = 25,
+    /// Services with affinity: the endpoint that was chosen before, or a new one.
+    ServiceSelect = 26,
+    /// Services of many endpoints: one of their groups, by bits of the hash.
+    ServiceShard = 27,
+    /// Makes the flows of [`Table::ServiceAffinity`].
+    ServiceLearn = 28,
+    /// Services with affinity: translation to the chosen endpoint.
+    ServiceEndpoint = 29,
     /// Policy of the sending pod.
     EgressPolicy = 30,
     /// What applies to a sending pod that no rule of [`Table::EgressPolicy`] decided.
@@ -31,18 +45,28 @@ pub enum Table {
     IngressPolicy = 64,
     /// New connections are committed with the mark that lets them pass next time.
     Commit = 70,
+    /// What goes back to where it came from, as an endpoint's own connection to its Service, gets
+    /// another source.
+    Hairpin = 76,
     /// The packet leaves by the port in `reg1`.
     Output = 80,
 }
 
 impl Table {
     /// Every table, in the order of its number.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 21] = [
         Self::Classifier,
         Self::SpoofGuard,
         Self::ArpNd,
         Self::Conntrack,
+        Self::HairpinReply,
         Self::CtState,
+        Self::Service,
+        Self::ServiceAffinity,
+        Self::ServiceSelect,
+        Self::ServiceShard,
+        Self::ServiceLearn,
+        Self::ServiceEndpoint,
         Self::EgressPolicy,
         Self::EgressDefault,
         Self::Routing,
@@ -50,6 +74,7 @@ impl Table {
         Self::IngressEstablished,
         Self::IngressPolicy,
         Self::Commit,
+        Self::Hairpin,
         Self::Output,
     ];
 
@@ -70,7 +95,14 @@ impl Table {
             Self::SpoofGuard => "spoof-guard",
             Self::ArpNd => "arp-nd",
             Self::Conntrack => "conntrack",
+            Self::HairpinReply => "hairpin-reply",
             Self::CtState => "ct-state",
+            Self::Service => "service",
+            Self::ServiceAffinity => "service-affinity",
+            Self::ServiceSelect => "service-select",
+            Self::ServiceShard => "service-shard",
+            Self::ServiceLearn => "service-learn",
+            Self::ServiceEndpoint => "service-endpoint",
             Self::EgressPolicy => "egress-policy",
             Self::EgressDefault => "egress-default",
             Self::Routing => "routing",
@@ -78,6 +110,7 @@ impl Table {
             Self::IngressEstablished => "ingress-established",
             Self::IngressPolicy => "ingress-policy",
             Self::Commit => "commit",
+            Self::Hairpin => "hairpin",
             Self::Output => "output",
         }
     }
@@ -90,7 +123,12 @@ mod tests {
     #[test]
     fn numbers_never_change() {
         let numbers: Vec<u8> = Table::ALL.iter().map(|table| table.id()).collect();
-        assert_eq!(numbers, [0, 10, 12, 20, 22, 30, 34, 50, 54, 60, 64, 70, 80]);
+        assert_eq!(
+            numbers,
+            [
+                0, 10, 12, 20, 21, 22, 24, 25, 26, 27, 28, 29, 30, 34, 50, 54, 60, 64, 70, 76, 80
+            ]
+        );
     }
 
     #[test]

@@ -3,9 +3,12 @@
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
 pub mod lab;
+pub mod lab_services;
+pub mod services;
 
 use std::collections::BTreeMap;
 
+use carrick_datapath::services::ProxyMode;
 use carrick_datapath::{Addresses, Gateway, MacAddr, Mode, NodeState, Peer, Pod, Port};
 
 /// IP families of a test's pods.
@@ -51,6 +54,7 @@ pub fn node(n: u8, families: Families, outer: Families) -> NodeState {
         subnets: outer.nets("172.31.0.0/24", "fd00:31::/64"),
         peers: BTreeMap::new(),
         pods: BTreeMap::new(),
+        services: ProxyMode::Disabled,
     }
 }
 
