@@ -2,6 +2,7 @@
 
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
+pub mod clusters;
 pub mod lab;
 pub mod lab_services;
 pub mod services;

@@ -389,17 +389,9 @@ pub fn walk(
                 _ => None,
             })
     };
-    let members = |id: GroupId| -> BTreeSet<(IpAddr, u16)> {
-        let group: &Group = switch
-            .groups
-            .iter()
-            .find(|group| group.id == id)
-            .expect("the group");
-        group
-            .buckets
-            .iter()
-            .map(|bucket| target(&bucket.actions))
-            .collect()
+    let members = |id: GroupId| {
+        let group = switch.groups.iter().find(|group| group.id == id);
+        members(group.expect("the group"))
     };
     let Some(flow) = lookup(Table::Service, &fields) else {
         return Outcome::Passed;
@@ -423,6 +415,12 @@ pub fn walk(
         all.extend(members(group_of(shard).expect("a group")));
     }
     Outcome::Answered(all)
+}
+
+/// The endpoints of a group.
+pub fn members(group: &Group) -> BTreeSet<(IpAddr, u16)> {
+    let buckets = group.buckets.iter();
+    buckets.map(|bucket| target(&bucket.actions)).collect()
 }
 
 /// The endpoint of a bucket: translated to at once, or put into registers.
