@@ -14,6 +14,7 @@ mod support;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use carrick_datapath::services::ProxyMode;
 use carrick_datapath::{
     CookieParts, HostInput, IdLedger, Kind, Mode, NodeState, Snat, Table, Tunnel, TunnelProtocol,
     recover_ids, render, render_host,
@@ -57,6 +58,34 @@ fn tunnels_over_ipv6() {
 #[test]
 fn nothing_but_the_node() {
     insta::assert_snapshot!(text(&node(1, Families::Dual, Families::V4)));
+}
+
+/// What all Services share; Services themselves have golden files of their own.
+#[test]
+fn services() {
+    let mut state = sample(Families::Dual, Families::V4);
+    state.services = ProxyMode::Full;
+    let without = text(&sample(Families::Dual, Families::V4));
+    let without: BTreeSet<&str> = without.lines().collect();
+    let with = text(&state);
+    let added: Vec<&str> = with
+        .lines()
+        .filter(|line| !without.contains(line))
+        .collect();
+    insta::assert_snapshot!(added.join("\n"));
+    let lines: BTreeSet<&str> = with.lines().collect();
+    let gone: Vec<&str> = without.difference(&lines).copied().collect();
+    // Only what tracks connections is another flow: it translates.
+    assert_eq!(gone.len(), 2, "{gone:?}");
+    assert_eq!(
+        render(&state, &mut IdLedger::default())
+            .unwrap()
+            .to_switch()
+            .unwrap()
+            .groups
+            .len(),
+        12
+    );
 }
 
 #[test]

@@ -70,7 +70,7 @@ impl Drop for Server {
     }
 }
 
-/// Connects `times` times; who answered how often with which source, or what the first error was.
+/// Connects `times` times, patiently, as machines may be busy, or once; who answered how often with which source, or what the first error was.
 fn ask(netns: &str, protocol: Protocol, address: IpAddr, port: u16, times: u32) -> Answers {
     let kind = if protocol == Tcp {
         "SOCK_STREAM"
@@ -84,8 +84,9 @@ fn ask(netns: &str, protocol: Protocol, address: IpAddr, port: u16, times: u32) 
     };
     let program = format!(
         "import socket\n\
+         wait=3 if {times}==1 else 15\n\
          for _ in range({times}):\n\
-         \x20s=socket.socket(socket.{family},socket.{kind}); s.settimeout(3)\n\
+         \x20s=socket.socket(socket.{family},socket.{kind}); s.settimeout(wait)\n\
          \x20try:\n\
          \x20\x20s.connect(('{address}',{port})); s.send(b'x'); print(s.recv(100).decode())\n\
          \x20except OSError as e: print('error',type(e).__name__)\n\
@@ -196,6 +197,7 @@ fn cluster_ips_lead_to_endpoints() {
             );
         }
     }
+    assert_eq!(LabServices::pipeline(&mut a), 0, "the rest is as it was");
     // The switch holds what it was told, and an agent that starts again has nothing to say.
     let dumped = dump(&a.ovs);
     let mut again = carrick_datapath::services::Proxy::new(
@@ -372,6 +374,57 @@ fn affinity_holds_and_heals() {
     services.sync(&mut a);
     assert_eq!(learned(&a), 0, "learned flows go with their Service");
     assert_eq!(services.told.flows.len(), 0);
+}
+
+/// A UDP client that keeps its port keeps its endpoint, until that one is gone; one that asked while
+/// nobody answered is answered when somebody does.
+#[test]
+fn udp_clients_move_on() {
+    let mut a = LabNode::start(1, Families::V4);
+    let pods: Vec<usize> = (1..=4).map(|p| a.add_pod(p)).collect();
+    let mut services = serve(&mut a, 1);
+    let _servers = servers(&a, &pods[1..]);
+    services.proxy.upsert_service(web());
+    services.sync(&mut a);
+    let client = a.pod(pods[0]).netns.clone();
+    let ask = || -> String {
+        let program = "import socket\n\
+             s=socket.socket(socket.AF_INET,socket.SOCK_DGRAM); s.settimeout(2); s.bind(('',5555))\n\
+             s.connect(('10.96.0.10',53))\n\
+             try:\n\
+             \x20s.send(b'x'); print(s.recv(100).decode().split()[0])\n\
+             except OSError as e: print(type(e).__name__)";
+        let (_, text) = in_netns(&client, &format!("python3 -c \"{program}\""));
+        text.trim().to_owned()
+    };
+    assert_eq!(ask(), "ConnectionRefusedError");
+    endpoints(&mut services, &addresses(&a, &pods[1..], "node1"));
+    services.sync(&mut a);
+    let first = ask();
+    assert!(first.starts_with("10.10.1."), "{first}");
+    let others: Vec<usize> = pods[1..]
+        .iter()
+        .copied()
+        .filter(|index| a.pod(*index).pod.addresses.v4.unwrap().to_string() != first)
+        .collect();
+    // Another one goes, and this client does not notice.
+    let kept: Vec<usize> = pods[1..]
+        .iter()
+        .copied()
+        .filter(|index| *index != others[0])
+        .collect();
+    endpoints(&mut services, &addresses(&a, &kept, "node1"));
+    services.sync(&mut a);
+    for _ in 0..5 {
+        assert_eq!(ask(), first);
+    }
+    endpoints(&mut services, &addresses(&a, &others, "node1"));
+    services.sync(&mut a);
+    let next = ask();
+    assert!(
+        next.starts_with("10.10.1.") && next != first,
+        "{first} then {next}"
+    );
 }
 
 /// More endpoints than one group holds: every shard is reached, and no connection goes elsewhere.

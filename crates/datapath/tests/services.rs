@@ -559,5 +559,10 @@ proptest! {
         let adopted = anew.adopt(&mut ledger, &switch).unwrap();
         prop_assert_eq!((adopted.differing, adopted.orphans), (0, 0));
         prop_assert_eq!(anew.host(), proxy.host());
+        // And with a ledger that knows nothing: the switch knows the ids.
+        let mut lost = IdLedger::default();
+        anew.recover_ids(&mut lost, &switch).unwrap();
+        let adopted = anew.adopt(&mut lost, &switch).unwrap();
+        prop_assert_eq!((adopted.differing, adopted.orphans), (0, 0));
     }
 }

@@ -5,6 +5,8 @@
     clippy::expect_used,
     clippy::panic,
     clippy::print_stderr,
+    clippy::items_after_statements,
+    clippy::format_push_string,
     reason = "tests say what they expect"
 )]
 

@@ -130,7 +130,14 @@ pub(super) fn elements(
             add("allowed", format!("{address} . {service_port} . {range}"));
         }
     }
+    // Without a gateway of the family there is no way to the switch.
+    let routed = context
+        .node
+        .gateway
+        .iter()
+        .any(|own| IpFamily::from(own) == family);
     match (wanted.claim.place, wanted.kind) {
+        _ if !routed => {}
         (Place::Node(_), _) => {}
         (Place::Address(address), FrontendKind::ClusterIp) => {
             to.cluster_ips.insert(address);

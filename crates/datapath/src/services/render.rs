@@ -112,6 +112,8 @@ pub(super) fn render_service(
         flows, findings, ..
     } = &mut to.out;
     flows.sort_by(|a, b| a.key().cmp(&b.key()));
+    // Several addresses of the node are one to the switch.
+    flows.dedup_by(|a, b| a.key() == b.key());
     // Two families of one port find the same.
     findings.sort();
     findings.dedup();

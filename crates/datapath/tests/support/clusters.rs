@@ -36,70 +36,53 @@ pub fn some_service(index: u8) -> impl Strategy<Value = Service> {
         Just(ServiceType::LoadBalancer),
     ];
     let ports = prop::collection::vec((protocol(), 80_u16..83), 1..4);
-    let outside = prop::collection::vec(1_u8..4, 0..3);
+    let ingress = prop::collection::vec(1_u8..4, 0..3);
+    let outside = prop::collection::vec(1_u8..6, 0..4);
     let flags = (any::<bool>(), any::<bool>(), any::<bool>());
-    (
-        kind,
-        ports,
-        policy(),
-        policy(),
-        outside.clone(),
-        outside,
-        flags,
+    (kind, ports, policy(), policy(), ingress, outside, flags).prop_map(
+        move |(kind, ports, internal, external, ingress, externals, (dual, affinity, ranges))| {
+            let (v4, v6) = (format!("10.96.0.{index}"), format!("fd00:96::{index}"));
+            let ips = [v4.as_str(), v6.as_str()];
+            let names = ["a", "b", "c"];
+            let mut seen = BTreeSet::new();
+            let ports: Vec<_> = ports
+                .into_iter()
+                .filter(|port| seen.insert(*port))
+                .zip(names)
+                .map(|((protocol, port), name)| (name, protocol, port))
+                .collect();
+            let mut service = service(&format!("s{index}"), &ips[..=usize::from(dual)], &ports);
+            service.kind = kind;
+            for (n, port) in service.ports.iter_mut().enumerate() {
+                port.node_port =
+                    Some(30_000 + u16::from(index % 3) * 10 + u16::try_from(n).unwrap());
+            }
+            service.internal_policy = internal;
+            service.external_policy = external;
+            service.affinity_seconds = affinity.then_some(100);
+            service.ingress = ingress
+                .into_iter()
+                .map(|n| Ingress {
+                    address: ip(&format!("192.0.2.{n}")),
+                    mode: IngressMode::Vip,
+                })
+                .collect();
+            // Some are cluster IPs of others, some are the node's own.
+            service.external_ips = externals
+                .into_iter()
+                .map(|n| match n {
+                    3 => ip("10.96.0.1"),
+                    4 => ip("172.31.0.1"),
+                    5 => ip("172.31.1.1"),
+                    n => ip(&format!("192.0.2.{n}")),
+                })
+                .collect();
+            if ranges {
+                service.source_ranges = vec!["10.10.1.0/28".parse().unwrap()];
+            }
+            service
+        },
     )
-        .prop_map(
-            move |(
-                kind,
-                ports,
-                internal,
-                external,
-                ingress,
-                externals,
-                (dual, affinity, ranges),
-            )| {
-                let (v4, v6) = (format!("10.96.0.{index}"), format!("fd00:96::{index}"));
-                let ips = [v4.as_str(), v6.as_str()];
-                let names = ["a", "b", "c"];
-                let mut seen = BTreeSet::new();
-                let ports: Vec<_> = ports
-                    .into_iter()
-                    .filter(|port| seen.insert(*port))
-                    .zip(names)
-                    .map(|((protocol, port), name)| (name, protocol, port))
-                    .collect();
-                let mut service = service(&format!("s{index}"), &ips[..=usize::from(dual)], &ports);
-                service.kind = kind;
-                for (n, port) in service.ports.iter_mut().enumerate() {
-                    port.node_port =
-                        Some(30_000 + u16::from(index % 3) * 10 + u16::try_from(n).unwrap());
-                }
-                service.internal_policy = internal;
-                service.external_policy = external;
-                service.affinity_seconds = affinity.then_some(100);
-                service.ingress = ingress
-                    .into_iter()
-                    .map(|n| Ingress {
-                        address: ip(&format!("192.0.2.{n}")),
-                        mode: IngressMode::Vip,
-                    })
-                    .collect();
-                // Some are cluster IPs of others.
-                service.external_ips = externals
-                    .into_iter()
-                    .map(|n| {
-                        ip(&if n == 3 {
-                            "10.96.0.1".to_owned()
-                        } else {
-                            format!("192.0.2.{n}")
-                        })
-                    })
-                    .collect();
-                if ranges {
-                    service.source_ranges = vec!["10.10.1.0/28".parse().unwrap()];
-                }
-                service
-            },
-        )
 }
 
 pub fn some_slice(index: u8) -> impl Strategy<Value = EndpointSlice> {

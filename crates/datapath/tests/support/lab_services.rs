@@ -56,8 +56,8 @@ pub fn serve(lab: &mut LabNode, n: u8) -> LabServices {
 }
 
 impl LabServices {
-    /// The pipeline without its Services, by difference, which leaves those alone.
-    pub fn pipeline(lab: &mut LabNode) {
+    /// The pipeline without its Services, by difference, which leaves those alone; how many changes.
+    pub fn pipeline(lab: &mut LabNode) -> usize {
         let desired = render(&lab.state, &mut lab.ledger)
             .unwrap()
             .to_switch()
@@ -65,6 +65,7 @@ impl LabServices {
         let dumped = dump(&lab.ovs);
         let plan = carrick_openflow::diff(&dumped, &desired, &learned());
         send(&lab.ovs, &plan.bundle);
+        plan.bundle.len()
     }
 
     /// Gives everything that waits to the switch and the host.

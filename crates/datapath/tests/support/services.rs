@@ -19,9 +19,13 @@ pub fn view(n: u8, families: Families) -> NodeView {
     NodeView {
         name: format!("node{n}"),
         zone: "z1".to_owned(),
-        addresses: [format!("172.31.0.{n}"), format!("fd00:31::{n}")]
-            .map(|address| address.parse().unwrap())
-            .into(),
+        addresses: [
+            format!("172.31.0.{n}"),
+            format!("172.31.1.{n}"),
+            format!("fd00:31::{n}"),
+        ]
+        .map(|address| address.parse().unwrap())
+        .into(),
         node_port_addresses: vec![],
         gateway: state.gateway.addresses,
         pod_cidrs: state.pod_cidrs,
