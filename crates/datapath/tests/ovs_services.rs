@@ -23,7 +23,7 @@ use carrick_datapath::services::{
 };
 use support::Families;
 use support::lab::{LabNode, in_netns, two_nodes};
-use support::lab_services::{LabServices, dump, serve};
+use support::lab_services::{LabServices, dump, serve, serve_on};
 use support::services::{endpoint, service, slice};
 
 use Protocol::{Tcp, Udp};
@@ -336,6 +336,13 @@ fn affinity_holds_and_heals() {
             assert!(!answers.by.contains_key("error"), "{answers:?}");
         }
     }
+    // The switch holds the groups as they were told, and what was learned is nobody's.
+    let dumped = dump(&a.ovs);
+    let adopted = services.proxy.adopt(&mut a.ledger, &dumped).unwrap();
+    assert_eq!(
+        (adopted.same, adopted.differing, adopted.orphans),
+        (1, 0, 0)
+    );
     let held = |address: &str| ask(&client, Tcp, ip(address), 80, 5).names().join(" ");
     let chosen = held("10.96.0.10");
     assert_eq!(held("198.51.100.7"), chosen, "one port, one endpoint");
@@ -599,6 +606,30 @@ fn addresses_from_outside() {
             answers.sources.contains("ConnectionRefusedError"),
             "{netns} {answers:?}"
         );
+    }
+}
+
+/// Node ports are on the addresses that were asked for, and on no other.
+#[test]
+fn node_ports_on_some_addresses() {
+    let (mut a, b) = two_nodes(Families::Dual, Families::V4);
+    let pod = a.add_pod(1);
+    let ranges = ["172.31.0.0/24", "172.31.0.0/16"].map(|range| range.parse().unwrap());
+    let mut services = serve_on(&mut a, 1, ranges.into());
+    let _servers = servers(&a, &[pod]);
+    let mut web = web();
+    web.kind = ServiceType::NodePort;
+    web.ports[0].node_port = Some(30080);
+    services.proxy.upsert_service(web);
+    endpoints(&mut services, &addresses(&a, &[pod], "node1"));
+    services.sync(&mut a);
+    for netns in [a.netns(), b.netns()] {
+        let answers = ask(netns, Tcp, ip("172.31.0.1"), 30080, 2);
+        assert_eq!(answers.names(), ["10.10.1.11"], "{netns} {answers:?}");
+    }
+    for address in ["127.0.0.1", "10.10.1.1", "fd00:31::1"] {
+        let answers = ask(a.netns(), Tcp, ip(address), 30080, 1);
+        assert_eq!(answers.names(), ["error"], "{address} {answers:?}");
     }
 }
 

@@ -227,6 +227,7 @@ async fn only_what_differs_is_changed_and_counters_stay() {
     let rule = Learned {
         tables: Vec::new(),
         cookies: vec![(Cookie(0x1ea2 << 48), 0xffff << 48)],
+        groups: Vec::new(),
     };
     assert_eq!(
         connection

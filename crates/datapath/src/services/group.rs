@@ -11,8 +11,13 @@
 //!   (github.com/openvswitch/ovs-issues/issues/357; the test
 //!   `a_bucket_cannot_be_inserted_or_removed` holds it). So a change sends the group whole, and groups
 //!   are small.
+//! - A flow that was learned a moment ago is not yet in the datapath's cache: the next connection of a
+//!   client may come before it. With affinity the group therefore chooses by the client's address
+//!   (`selection_method=hash`, a rendezvous of address and bucket): it chooses alike both times, there
+//!   is an upcall for a client and not for a connection, and no table of hash values.
 //! - All select groups that a packet meets see one hash. A group of groups must use other bits of it.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::net::IpAddr;
 
@@ -25,6 +30,10 @@ use crate::table::Table;
 /// The most endpoints of one group: with twice their weight and the one bucket more of
 /// [`GroupSpec::to_line`] their hash has 255 values, rounded up to the 256 that the switch maps.
 pub const MAX_MEMBERS: usize = 127;
+
+/// The most endpoints of one group with affinity, which must fit into one message of 64 KiB: a bucket
+/// has 88 bytes at most.
+pub(super) const MAX_REMEMBERED: usize = 512;
 
 /// The most hash bits that choose a shard: half a million endpoints.
 pub(super) const MAX_SHARD_BITS: u32 = 12;
@@ -79,17 +88,44 @@ pub(super) struct GroupSpec {
     /// Its number in the switch.
     pub(super) number: u32,
     pub(super) choice: Choice,
-    /// Sorted, at most [`MAX_MEMBERS`]. Empty: it is in the switch, with something else in it.
+    /// Sorted, at most [`MAX_MEMBERS`] or [`MAX_REMEMBERED`]. Empty: it is in the switch, with something else in it.
     pub(super) members: Box<[Backend]>,
 }
 
 impl GroupSpec {
     /// The group as `ovs-ofctl add-group` takes it.
-    ///
+    pub(super) fn to_line(&self) -> String {
+        match self.choice {
+            Choice::Translate => self.by_connection(),
+            Choice::Remember => self.by_client(),
+        }
+    }
+
+    /// A bucket has its endpoint's own number: when endpoints come and go, only their clients move.
+    fn by_client(&self) -> String {
+        let field = match self.members.first().map(|first| first.address) {
+            Some(IpAddr::V6(_)) => "ipv6_src",
+            Some(IpAddr::V4(_)) | None => "ip_src",
+        };
+        let mut line = format!(
+            "group_id={},type=select,selection_method=hash,fields({field})",
+            self.number
+        );
+        let mut taken = BTreeSet::new();
+        for member in &self.members {
+            let mut id = bucket_number(*member);
+            while !taken.insert(id) {
+                id = (id + 1) % BUCKETS;
+            }
+            self.bucket(&mut line, id, 1, *member);
+        }
+        line
+    }
+
     /// Each endpoint has eight hash values where there is room, so that shares differ by an eighth and
     /// not by half. What makes the switch take that many values is a last bucket of weight 1, which
     /// repeats the first endpoint.
-    pub(super) fn to_line(&self) -> String {
+    fn by_connection(&self) -> String {
         let mut line = format!(
             "group_id={},type=select,selection_method=dp_hash",
             self.number
@@ -121,6 +157,21 @@ impl GroupSpec {
             }
         }
     }
+}
+
+/// Numbers of buckets end far below those that OpenFlow reserves.
+const BUCKETS: u32 = 1 << 31;
+
+/// A number that is the same in every group, on every node and in every version: FNV-1a of address and
+/// port.
+fn bucket_number(endpoint: Backend) -> u32 {
+    let fold = |hash: u32, byte: &u8| (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193);
+    let address = match endpoint.address {
+        IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
+        IpAddr::V6(v6) => v6.octets(),
+    };
+    let hash = address.iter().fold(0x811c_9dc5, fold);
+    endpoint.port.to_be_bytes().iter().fold(hash, fold) % BUCKETS
 }
 
 /// Translates to an endpoint, and goes on with the policy of the sender.
@@ -161,8 +212,12 @@ pub(super) fn remembered(endpoint: Backend) -> String {
 }
 
 /// How many hash bits choose among the shards of so many endpoints; 0 for one group.
-pub(super) fn shard_bits(members: usize) -> u32 {
-    let shards = members.div_ceil(MAX_MEMBERS).next_power_of_two();
+pub(super) fn shard_bits(members: usize, choice: Choice) -> u32 {
+    let most = match choice {
+        Choice::Translate => MAX_MEMBERS,
+        Choice::Remember => MAX_REMEMBERED,
+    };
+    let shards = members.div_ceil(most).next_power_of_two();
     shards.trailing_zeros().min(MAX_SHARD_BITS)
 }
 
@@ -206,7 +261,7 @@ mod tests {
         #[test]
         fn every_group_keeps_to_the_datapaths_hash(count in 1_usize..5000) {
             let all = members(count);
-            let bits = shard_bits(count);
+            let bits = shard_bits(count, Choice::Translate);
             let shards = shards(&all, bits);
             prop_assert_eq!(shards.len(), 1 << bits);
             prop_assert_eq!(&shards.concat(), &all);
@@ -232,8 +287,8 @@ mod tests {
                 all.sort();
                 all
             };
-            let bits = shard_bits(before.len());
-            if shard_bits(after.len()) == bits {
+            let bits = shard_bits(before.len(), Choice::Translate);
+            if shard_bits(after.len(), Choice::Translate) == bits {
                 let moved: usize = shards(&before, bits)
                     .into_iter()
                     .zip(shards(&after, bits))
@@ -246,10 +301,32 @@ mod tests {
 
     #[test]
     fn shards_begin_above_one_group() {
-        assert_eq!(shard_bits(0), 0);
-        assert_eq!(shard_bits(MAX_MEMBERS), 0);
-        assert_eq!(shard_bits(MAX_MEMBERS + 1), 1);
-        assert_eq!(shard_bits(1000), 3);
-        assert_eq!(shard_bits(5000), 6);
+        assert_eq!(shard_bits(0, Choice::Translate), 0);
+        assert_eq!(shard_bits(MAX_MEMBERS, Choice::Translate), 0);
+        assert_eq!(shard_bits(MAX_MEMBERS + 1, Choice::Translate), 1);
+        assert_eq!(shard_bits(1000, Choice::Translate), 3);
+        assert_eq!(shard_bits(5000, Choice::Translate), 6);
+    }
+
+    /// Two endpoints of one number are told apart, the same way each time; and the largest group fits
+    /// into a message.
+    #[test]
+    fn buckets_of_affinity_have_numbers_of_their_own() {
+        let spec = GroupSpec {
+            number: 1,
+            choice: Choice::Remember,
+            members: members(MAX_REMEMBERED).into(),
+        };
+        let group: carrick_openflow::Group = spec.to_line().parse().unwrap();
+        let ids: BTreeSet<u32> = group.buckets.iter().map(|bucket| bucket.id.0).collect();
+        assert_eq!(ids.len(), MAX_REMEMBERED);
+        assert_eq!(shard_bits(MAX_REMEMBERED, Choice::Remember), 0);
+        assert_eq!(shard_bits(MAX_REMEMBERED + 1, Choice::Remember), 1);
+        let one = GroupSpec {
+            members: members(MAX_REMEMBERED)[7..8].into(),
+            ..spec
+        };
+        let one: carrick_openflow::Group = one.to_line().parse().unwrap();
+        assert!(ids.contains(&one.buckets[0].id.0));
     }
 }

@@ -279,7 +279,7 @@ impl Renderer<'_> {
             Some(_) => Choice::Remember,
             None => Choice::Translate,
         };
-        let bits = shard_bits(members.len());
+        let bits = shard_bits(members.len(), choice);
         let (id, to_group) = if bits == 0 {
             let id = self.group(&key, choice, members)?;
             (id, format!("group:{id}"))

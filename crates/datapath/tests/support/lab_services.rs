@@ -30,9 +30,15 @@ pub fn options() -> Options {
 
 /// Makes a node serve Services: the shared tables, the host's table and its routes.
 pub fn serve(lab: &mut LabNode, n: u8) -> LabServices {
+    serve_on(lab, n, Vec::new())
+}
+
+/// As [`serve`], with node ports on addresses in these ranges only.
+pub fn serve_on(lab: &mut LabNode, n: u8, node_port_addresses: Vec<ipnet::IpNet>) -> LabServices {
     lab.state.services = ProxyMode::Full;
     let mut view = view(n, lab.families);
     view.gateway = lab.state.gateway.addresses;
+    view.node_port_addresses = node_port_addresses;
     let proxy = Proxy::new(view, options());
     let services = LabServices {
         proxy,
