@@ -16,8 +16,8 @@
 //!   claims on its addresses, on nothing else; so a restart renders the same bytes.
 //! - An address, protocol and port leads to one Service at most ([`Claim`]); the others are told of
 //!   it by a [`Finding`].
-//! - A group fits into one message and its hash into 256 values. Buckets are never inserted or
-//!   removed one by one: see [`MAX_MEMBERS`].
+//! - A group fits into one message and, without affinity, its hash into 256 values. Buckets are never
+//!   inserted or removed one by one: see [`MAX_MEMBERS`].
 //! - Every number in the switch (cookie of a Service, number of a group) is the ledger's.
 //!
 //! Why it is as it is: docs/adr/0005-services-in-the-switch.md.

@@ -355,14 +355,18 @@ fn udp_clients_lose_endpoints_that_are_gone() {
 #[test]
 fn a_restart_changes_nothing() {
     let services = || {
-        let mut big = service("big", &["10.96.0.20"], &[("", Tcp, 80)]);
-        big.affinity_seconds = Some(10);
-        vec![balanced(), big]
+        let big = service("big", &["10.96.0.20"], &[("", Tcp, 80)]);
+        let mut sticky = service("sticky", &["10.96.0.21"], &[("", Tcp, 80)]);
+        sticky.affinity_seconds = Some(10);
+        vec![balanced(), big, sticky]
     };
-    let many =
-        (1..=300_u16).map(|n| endpoint(&format!("10.10.{}.{}", 4 + n / 200, n % 200), "node4"));
+    // Both are sharded.
     let mut slices = web_slices();
-    slices.push(slice("big", "big", &[("", Tcp, 8080)], many.collect()));
+    for (name, count) in [("big", 300_u16), ("sticky", 600)] {
+        let many =
+            (1..=count).map(|n| endpoint(&format!("10.10.{}.{}", 4 + n / 200, n % 200), "node4"));
+        slices.push(slice(name, name, &[("", Tcp, 8080)], many.collect()));
+    }
     let (mut first, mut ledger, mut switch) = (proxy(), IdLedger::default(), State::default());
     // Ids are not those a new ledger would give.
     for n in 0..7 {
@@ -379,6 +383,19 @@ fn a_restart_changes_nothing() {
     };
     fill(&mut first);
     drain(&mut first, &mut ledger, &mut switch);
+    for address in ["10.96.0.20", "10.96.0.21"] {
+        let to = (ip(address), 80);
+        let found = walk(&switch, Client::Pod(ip("10.10.1.9")), Tcp, to);
+        let expected = model(
+            first.node(),
+            &services(),
+            &slices,
+            Client::Pod(ip("10.10.1.9")),
+            Tcp,
+            to,
+        );
+        assert_eq!(found, expected);
+    }
     for lost in [false, true] {
         let mut ledger = if lost {
             IdLedger::default()

@@ -88,7 +88,8 @@ pub(super) struct GroupSpec {
     /// Its number in the switch.
     pub(super) number: u32,
     pub(super) choice: Choice,
-    /// Sorted, at most [`MAX_MEMBERS`] or [`MAX_REMEMBERED`]. Empty: it is in the switch, with something else in it.
+    /// Sorted, at most [`MAX_MEMBERS`] or [`MAX_REMEMBERED`]. Empty: it is in the switch, with something
+    /// else in it.
     pub(super) members: Box<[Backend]>,
 }
 

@@ -150,7 +150,8 @@ impl Proxy {
     }
 
     /// The node has changed (another address, another gateway). Zone and name must be the same: hints
-    /// are read when slices come, so for another zone make another proxy and [`Proxy::adopt`].
+    /// are read when slices come, so for another zone make another proxy and [`Proxy::adopt`]. Chains of
+    /// [`super::host_table`] depend on the node: load the table anew.
     pub fn set_node(&mut self, node: NodeView) {
         if node == self.node {
             return;
