@@ -27,8 +27,8 @@ use crate::cookie::Kind;
 use crate::pipeline::CT_ZONE;
 use crate::table::Table;
 
-/// The most endpoints of one group: with twice their weight and the one bucket more of
-/// [`GroupSpec::to_line`] their hash has 255 values, rounded up to the 256 that the switch maps.
+/// The most endpoints of one group without affinity: with twice their weight and one bucket more their
+/// hash has 255 values, rounded up to the 256 that the switch maps.
 pub const MAX_MEMBERS: usize = 127;
 
 /// The most endpoints of one group with affinity, which must fit into one message of 64 KiB: a bucket

@@ -43,7 +43,7 @@ pub(super) struct HostPart {
 /// routes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct HostChange {
-    /// Elements to add, by set of [`SERVICES_TABLE`].
+    /// Elements to add, by set of [`super::SERVICES_TABLE`].
     pub added: BTreeMap<String, BTreeSet<String>>,
     /// Elements to remove.
     pub removed: BTreeMap<String, BTreeSet<String>>,
