@@ -205,6 +205,7 @@ impl Agent {
 
         let cni = cni_server(&node)?;
         let listener = socket::listen(&node.paths.cni_socket())?;
+        cni.recover_at_start().await;
         let programming = tokio::spawn(programmer.run(last.clone()));
 
         let mut tasks: JoinSet<&'static str> = JoinSet::new();

@@ -103,6 +103,26 @@ async fn a_second_agent_is_refused_by_the_name_of_the_first_and_touches_nothing(
     assert_eq!(node.flows(), flows);
 }
 
+/// On a busy machine the first pass came before anybody knew them, and took their flows and ids away.
+#[tokio::test(flavor = "multi_thread")]
+async fn pods_of_a_lost_journal_keep_their_flows() {
+    let (mut node, _other, controller) = node_with_a_pod().await;
+    for name in ["two", "three", "four"] {
+        node.add_pod(&announced(&controller, name));
+    }
+    let flows = node.flows();
+    for _ in 0..3 {
+        node.kill_agent();
+        std::fs::write(node.paths.attachments(), "no journal").unwrap();
+        node.start_agent();
+        node.wait_ready();
+        assert_eq!(node.flows(), flows);
+        let log = node.log();
+        assert!(!log.contains("programmed changes="), "{log}");
+        assert!(log.contains("pods of a lost journal"), "{log}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_commit_that_the_switch_does_not_answer_is_made_when_it_goes_on() {
     let (node, _other, controller) = node_with_a_pod().await;

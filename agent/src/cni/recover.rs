@@ -16,6 +16,7 @@ use tracing::{debug, warn};
 use super::alias::LinkAlias;
 use super::network::PodNetwork;
 use super::server::{CniServer, held};
+use super::socket::NETNS_DIR;
 use crate::ipam::{Attachment, AttachmentState, host_link_name, mac_of};
 
 /// How often links are asked for before the CNI is served without knowing them: 3 s in all.
@@ -35,6 +36,21 @@ pub struct Recovered {
 }
 
 impl<N: PodNetwork> CniServer<N> {
+    /// [`Self::recover`], and says what it found. At the start of an agent, before the switch is
+    /// programmed and before a command is served: a pass that does not know the pods of a lost journal
+    /// takes their flows away, and an ADD could get the address of one of them.
+    pub async fn recover_at_start(&self) {
+        let recovered = self.recover(Path::new(NETNS_DIR)).await;
+        if recovered != Recovered::default() {
+            warn!(
+                adopted = ?recovered.adopted,
+                without_host_ports = ?recovered.without_host_ports,
+                unknown = ?recovered.unknown,
+                "pods of a lost journal"
+            );
+        }
+    }
+
     /// Records attachments of pod links the store does not know, before anything is allocated.
     /// `directory` is where the runtime mounts namespaces.
     pub async fn recover(&self, directory: &Path) -> Recovered {

@@ -17,7 +17,6 @@ use tokio::time::timeout;
 use tracing::{debug, warn};
 
 use super::network::PodNetwork;
-use super::recover::Recovered;
 use super::request::{Answer, Frame, MAX_FRAME};
 use super::server::CniServer;
 
@@ -57,22 +56,13 @@ pub fn listen(path: &Path) -> Result<UnixListener, ListenError> {
     Ok(listener)
 }
 
-/// Recovers what the journal lost, then serves until `shutdown` is done, then finishes the commands
-/// at work.
+/// Serves until `shutdown` is done, then finishes the commands at work. What the journal lost must be
+/// recovered before ([`CniServer::recover_at_start`]).
 pub async fn serve<N: PodNetwork>(
     server: Arc<CniServer<N>>,
     listener: UnixListener,
     shutdown: impl Future<Output = ()>,
 ) {
-    let recovered = server.recover(Path::new(NETNS_DIR)).await;
-    if recovered != Recovered::default() {
-        warn!(
-            adopted = ?recovered.adopted,
-            without_host_ports = ?recovered.without_host_ports,
-            unknown = ?recovered.unknown,
-            "pods of a lost journal"
-        );
-    }
     let slots = Arc::new(Semaphore::new(CONCURRENT));
     let mut connections = JoinSet::new();
     tokio::pin!(shutdown);
