@@ -5,21 +5,28 @@
 use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Json;
 use axum::Router;
-use axum::extract::State;
+use axum::extract::{Query, State};
+use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use carrick_datapath::Commit;
-use serde::Serialize;
+use carrick_datapath::services::ServiceName;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::net::UnixListener;
+use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
 use crate::ipam::PodRef;
 use crate::node::Node;
+
+/// How long an answer of the programmer may take.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The routes below `/v1`.
 pub fn routes(node: Arc<Node>) -> Router {
@@ -29,6 +36,7 @@ pub fn routes(node: Arc<Node>) -> Router {
         .route("/v1/addresses", get(addresses))
         .route("/v1/records", get(records))
         .route("/v1/flows", get(flows))
+        .route("/v1/services", get(services))
         .route("/v1/config", get(config))
         .with_state(node)
 }
@@ -141,10 +149,42 @@ async fn flows(State(node): State<Arc<Node>>) -> Response {
     match commit {
         Some(commit) => Json(commit).into_response(),
         None => (
-            axum::http::StatusCode::NOT_FOUND,
+            StatusCode::NOT_FOUND,
             "nothing was programmed in this boot\n",
         )
             .into_response(),
+    }
+}
+
+/// What of Services is asked for.
+#[derive(Deserialize)]
+struct Asked {
+    /// `namespace/name`: that one, with its backends.
+    service: Option<String>,
+}
+
+/// Services: frontends, and how many backends each has.
+async fn services(State(node): State<Arc<Node>>, Query(asked): Query<Asked>) -> Response {
+    let name = asked.service.as_deref().map(|text| text.split_once('/'));
+    let service = match name {
+        None => None,
+        Some(Some((namespace, name))) => Some(ServiceName::new(namespace, name)),
+        Some(None) => {
+            let text = "service is namespace/name\n";
+            return (StatusCode::BAD_REQUEST, text).into_response();
+        }
+    };
+    let (reply, answer) = oneshot::channel();
+    let query = crate::services::view::Query { service, reply };
+    let asked = node.service_queries.try_send(query).is_ok();
+    // The programmer may be busy with a switch that does not answer.
+    let answer = tokio::time::timeout(PATIENCE, answer);
+    match (asked, answer.await) {
+        (true, Ok(Ok(answer))) => Json(answer).into_response(),
+        _ => {
+            let text = "the programmer does not answer now\n";
+            (StatusCode::SERVICE_UNAVAILABLE, text).into_response()
+        }
     }
 }
 

@@ -23,6 +23,9 @@
 //!
 //! What the switch holds is read in every session and from time to time; in between it is known,
 //! because nobody else writes to our bridge. Whatever fails makes it unknown again.
+//!
+//! Services are not part of what is known: their proxy remembers what it told the switch, in less room. It
+//! gets its part of each reading ([`FlowDriver::take_services`]).
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -35,7 +38,7 @@ use carrick_openflow::connection::{
 };
 use carrick_openflow::message::CtFlush;
 use carrick_openflow::message::nicira::CtTuple;
-use carrick_openflow::{State, diff};
+use carrick_openflow::{Mod, State, diff};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tracing::{debug, error, warn};
@@ -78,6 +81,8 @@ struct Admitted {
     session: Connection,
     generation: u64,
     known: Option<Known>,
+    /// Services' part of the last reading, until somebody takes it.
+    services: Option<State>,
 }
 
 /// What the bridge is known to hold.
@@ -172,12 +177,46 @@ impl FlowDriver {
             session,
             generation,
             known: None,
+            services: None,
         });
         Ok(())
     }
 
-    /// Reads the bridge when it is not known or was not read for long, and returns what was read.
-    /// Call [`Self::admit`] before.
+    /// The number of the session by which the bridge may be written; none is admitted without one.
+    pub fn admitted(&self) -> Option<u64> {
+        self.admitted.as_ref().map(|admitted| admitted.generation)
+    }
+
+    /// What the bridge holds of Services, each time it was read anew.
+    pub fn take_services(&mut self) -> Option<State> {
+        self.admitted.as_mut()?.services.take()
+    }
+
+    /// The bridge is read before it is written again.
+    pub fn read_again(&mut self) {
+        if let Some(admitted) = &mut self.admitted {
+            admitted.known = None;
+        }
+    }
+
+    /// Changes flows and groups of Services. Call [`Self::admit`] before.
+    ///
+    /// # Errors
+    /// The bridge refused or did not answer: nothing or all was applied, and it is read anew before it is
+    /// written again.
+    pub async fn change_services(&mut self, changes: &[Mod]) -> Result<(), FlowError> {
+        let admitted = self.admitted.as_mut().ok_or(FlowError::Away)?;
+        // What was read before is no longer so.
+        admitted.services = None;
+        let done = admitted.session.bundle(changes).await;
+        if done.is_err() {
+            admitted.known = None;
+        }
+        done.map_err(FlowError::Bundle)
+    }
+
+    /// Reads the bridge when it is not known or was not read for long, and returns what was read, without
+    /// Services. Call [`Self::admit`] before.
     ///
     /// # Errors
     /// No session is admitted, or it broke.
@@ -192,7 +231,8 @@ impl FlowDriver {
             return Ok(None);
         }
         let dumped = admitted.session.dump_state().await;
-        let dumped = dumped.map_err(FlowError::Read)?;
+        let (dumped, services) = apart(dumped.map_err(FlowError::Read)?);
+        admitted.services = Some(services);
         let (flows, generation) = (dumped.flows.len(), admitted.generation);
         debug!(flows, generation, "read the integration bridge");
         if let Some(known) = known {
@@ -246,8 +286,16 @@ impl FlowDriver {
     /// The connection broke. A switch that cannot do it is told of and no error: the addresses rest
     /// in quarantine, and entries die of age.
     pub async fn flush_connections(&self, addresses: &BTreeSet<IpAddr>) -> Result<(), FlowError> {
+        self.flush(addresses.iter().flat_map(flushes)).await
+    }
+
+    /// Removes connection entries.
+    ///
+    /// # Errors
+    /// As [`Self::flush_connections`].
+    pub async fn flush(&self, all: impl Iterator<Item = CtFlush>) -> Result<(), FlowError> {
         let admitted = self.admitted.as_ref().ok_or(FlowError::Away)?;
-        for flush in addresses.iter().flat_map(flushes) {
+        for flush in all {
             let address = flush.original.source.or(flush.original.destination);
             match admitted.session.ct_flush(flush).await {
                 Ok(()) => {}
@@ -259,6 +307,30 @@ impl FlowDriver {
         }
         Ok(())
     }
+}
+
+/// The pipeline's part of a reading, and Services'.
+fn apart(dumped: State) -> (State, State) {
+    let apart = learned();
+    let (services, flows) = dumped
+        .flows
+        .into_iter()
+        .partition(|flow| apart.contains(flow));
+    let (service_groups, groups) = dumped
+        .groups
+        .into_iter()
+        .partition(|group| apart.contains_group(group.id));
+    let own = State {
+        flows,
+        groups,
+        meters: dumped.meters,
+    };
+    let services = State {
+        flows: services,
+        groups: service_groups,
+        meters: Vec::new(),
+    };
+    (own, services)
 }
 
 /// What removes the entries from and to an address.

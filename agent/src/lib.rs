@@ -18,6 +18,7 @@
 //! | `fabric` | the plan, the other nodes' answers to pings | conditions `FabricCarriesMTU`, in NoEncap `FabricRoutesPods` | with the token |
 //! | `links` | the kernel's word on links and addresses | a new pass of the programmer | with the token |
 //! | `peers` | the other nodes' routes, their answers to pings | condition `PeersReachable` | with the token |
+//! | `services` | Services and EndpointSlices | changes for the programmer | with the token |
 //! | `info` | the report | `AgentInfo` | with the token |
 //! | `cni`, `collect` | the plugin's socket; sandboxes that are gone | attachments, requests to the programmer | with the token, after open commands |
 //! | `http`, `socket` | read-only requests | JSON, health, metrics | last |
@@ -64,6 +65,7 @@ pub mod programmer;
 pub mod readiness;
 pub mod records;
 mod run;
+pub mod services;
 pub mod session;
 pub mod sole;
 pub mod status;

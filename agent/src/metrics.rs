@@ -14,6 +14,7 @@ use crate::node::Node;
 /// The registry of an agent.
 pub fn registry(node: Arc<Node>) -> Registry {
     let mut registry = Registry::with_prefix("carrick_agent");
+    node.service_sync.register(&mut registry);
     registry.register_collector(Box::new(State { node }));
     registry
 }
@@ -34,6 +35,7 @@ impl Collector for State {
             ("flows", "Flows in the integration bridge.", report.flows),
             ("groups", "Groups in the integration bridge.", report.groups),
             ("pods", "Pods whose ports are open.", report.pods),
+            ("services", "Services that are known.", report.services),
             ("peers", "Other nodes that are routed to.", report.peers),
             ("records", "Records of the controller.", committed.len()),
             ("addresses_in_use", "Pod addresses in use.", usage.in_use),

@@ -13,6 +13,8 @@ use crate::paths::Paths;
 use crate::plan::NodePlan;
 use crate::programmer::Request;
 use crate::records::{Committed, RecordStore};
+use crate::services::metrics::SyncMetrics;
+use crate::services::view::Query;
 use crate::status::Board;
 
 /// Address changes that may wait for the stream: more than pods start at once on a node. When it
@@ -59,6 +61,10 @@ pub struct Node {
     pub board: Board,
     /// Requests to the programmer.
     pub programmer: mpsc::Sender<Request>,
+    /// Questions about Services, to the programmer.
+    pub service_queries: mpsc::Sender<Query>,
+    /// How Services get into the switch.
+    pub service_sync: SyncMetrics,
     /// Address changes for the stream.
     pub address_changes: mpsc::Sender<AddressChange>,
     /// Told when an address change found no room: the stream must be opened anew.

@@ -154,6 +154,10 @@ impl Programmer {
         laps.lap("links");
         let wanted = self.update_attached(attach, detach, &links);
         let plan = self.plan(&committed, &links)?;
+        let Pipeline {
+            services, flows, ..
+        } = &mut self.pipeline;
+        services.set_plan(&self.node.name, &plan, flows);
         let start = self.switch.start().await?;
         self.node
             .board
@@ -277,6 +281,8 @@ impl Programmer {
             }
         };
         laps.lap("stack and flows");
+        self.sync_services().await;
+        laps.lap("Services");
         report.flush_error = self.pipeline.flush(detach).await.err();
         laps.lap("connections");
         debug!(attach = attach.len(), detach = detach.len(), %laps, "pass");
@@ -287,6 +293,19 @@ impl Programmer {
             .set(condition::PODS_HAVE_MTU, podmtu::fact(&larger, plan.mtu));
         self.publish(&plan);
         Ok(report)
+    }
+
+    /// Gives the switch a batch of changes of Services, and says how they are.
+    pub(crate) async fn sync_services(&mut self) {
+        self.pipeline.sync_services().await;
+        let services = &self.pipeline.services;
+        let board = &self.node.board;
+        match services.fact() {
+            Some(fact) => board.set(condition::SERVICES_SERVED, fact),
+            None => board.unset(condition::SERVICES_SERVED),
+        }
+        let known = services.len();
+        board.update(|report| report.services = known);
     }
 
     /// The host's links; while pods come or go, rather those that are known.

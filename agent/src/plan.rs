@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use carrick_api::effective::{self, DatapathType, EffectiveConfig, SnatMode, TrafficMode};
+use carrick_api::effective::{
+    self, DatapathType, EffectiveConfig, ServiceProxyMode, SnatMode, TrafficMode,
+};
 use carrick_datapath::services::ProxyMode;
 use carrick_datapath::{
     Addresses, DatapathKind, Gateway, IpFamily, MacAddr, Mode, MtuError, NodeState, Peer, Pod,
@@ -67,7 +69,14 @@ pub struct NodePlan {
     pub snat: Snat,
     /// The entry of `nodeConfigs` that is for this node; empty without one.
     pub node_config: String,
+    /// The node's zone, as its record tells; empty without one.
+    pub zone: String,
+    /// How much of Services is ours.
+    pub services: ProxyMode,
 }
+
+/// Label of a Node: its zone.
+const ZONE: &str = "topology.kubernetes.io/zone";
 
 /// Why there is no plan yet. Each says what has to happen.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -160,6 +169,15 @@ pub const fn datapath_of(config: &EffectiveConfig) -> DatapathKind {
     match config.datapath {
         DatapathType::Auto | DatapathType::Kernel => DatapathKind::System,
         DatapathType::Userspace => DatapathKind::Netdev,
+    }
+}
+
+/// How much of Services a configuration makes ours.
+pub const fn proxy_mode(config: &effective::ServiceProxy) -> ProxyMode {
+    match config.mode {
+        ServiceProxyMode::Disabled => ProxyMode::Disabled,
+        ServiceProxyMode::ClusterIP => ProxyMode::ClusterIp,
+        ServiceProxyMode::Full => ProxyMode::Full,
     }
 }
 
@@ -291,6 +309,8 @@ pub fn plan(
             SnatMode::Disabled => Snat::Off,
         },
         node_config: node_config.unwrap_or_default().to_owned(),
+        zone: node.labels.get(ZONE).cloned().unwrap_or_default(),
+        services: proxy_mode(&config.service_proxy),
     })
 }
 
@@ -306,7 +326,7 @@ impl NodePlan {
             subnets: self.transport.subnets.clone(),
             peers: self.peers.clone(),
             pods,
-            services: ProxyMode::Disabled,
+            services: self.services,
         }
     }
 }

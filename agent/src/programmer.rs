@@ -25,6 +25,7 @@ use crate::node::{Node, Realized};
 use crate::otherswitch::OtherSwitch;
 use crate::pass::{PassError, PassReport, Pipeline};
 use crate::plan::NodePlan;
+use crate::services::driver::Inlets;
 use crate::status::Fact;
 use crate::switchdb::SwitchDriver;
 
@@ -94,6 +95,7 @@ impl Programmer {
         ledger: (LedgerFile, carrick_datapath::IdLedger),
         health: Health,
         requests: mpsc::Receiver<Request>,
+        services: Inlets,
     ) -> Self {
         let attached = node
             .attachments
@@ -106,7 +108,7 @@ impl Programmer {
         let management = node.paths.management(link::INTEGRATION_BRIDGE);
         Self {
             switch: SwitchDriver::new(node.paths.database()),
-            pipeline: Pipeline::new(&node, FlowDriver::new(management), ledger),
+            pipeline: Pipeline::new(&node, FlowDriver::new(management), ledger, services),
             other_switch: OtherSwitch::new(&node.paths),
             node,
             host,
@@ -150,6 +152,14 @@ impl Programmer {
                 _ = database.changed() => {}
                 () = self.pipeline.flows.reconnected() => {}
                 () = tokio::time::sleep_until(next) => {}
+                // Last, so that endpoints that come and go without a pause keep nothing else waiting.
+                event = self.pipeline.services.next() => {
+                    // Neither links nor ports nor the host are concerned.
+                    if self.pipeline.services.take(event) {
+                        self.sync_services().await;
+                    }
+                    continue;
+                }
             }
             while batch.len() < crate::node::REQUESTS
                 && let Ok(request) = self.requests.try_recv()

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use carrick_api::agentinfo::condition;
+use carrick_api::effective::ServiceProxyMode;
 use carrick_api::names::port;
 use carrick_datapath::Commit;
 use carrick_k8s::client::Connection;
@@ -28,6 +29,10 @@ use crate::paths::Paths;
 use crate::podnetwork::AgentNetwork;
 use crate::programmer::Programmer;
 use crate::records::RecordStore;
+use crate::services::driver::Inlets;
+use crate::services::metrics::SyncMetrics;
+use crate::services::view::QUERIES;
+use crate::services::watch::{self as services, CHANGES, Outlet};
 use crate::sole::Sole;
 use crate::status::{Board, Fact};
 use crate::stream::StreamInputs;
@@ -79,6 +84,7 @@ struct Agent {
     programmer: Programmer,
     controllers: watch::Sender<controllers::Addresses>,
     inputs: StreamInputs,
+    outlet: Outlet,
 }
 
 impl Agent {
@@ -132,6 +138,18 @@ impl Agent {
         let committed = records.committed();
         let (programmer_requests, requests) = mpsc::channel(REQUESTS);
         let (address_changes, changes) = mpsc::channel(ADDRESS_CHANGES);
+        let (service_queries, queries) = mpsc::channel(QUERIES);
+        let (service_changes, watched) = mpsc::channel(CHANGES);
+        let forgotten = watch::Sender::new(0);
+        let outlet = Outlet {
+            changes: service_changes,
+            forgotten: forgotten.subscribe(),
+        };
+        let services = Inlets {
+            changes: watched,
+            forgotten,
+            queries,
+        };
         info!(
             node = name,
             boot = boot_id,
@@ -154,6 +172,8 @@ impl Agent {
             plan: watch::Sender::new(None),
             board,
             programmer: programmer_requests,
+            service_queries,
+            service_sync: SyncMetrics::default(),
             address_changes,
             addresses_lost: watch::Sender::new(0),
             links_changed: watch::Sender::new(0),
@@ -161,7 +181,8 @@ impl Agent {
         });
         let health = Health::new();
         let ledger = (ledger_file, ledger);
-        let programmer = Programmer::new(Arc::clone(&node), host, ledger, health.clone(), requests);
+        let node_ = Arc::clone(&node);
+        let programmer = Programmer::new(node_, host, ledger, health.clone(), requests, services);
         let controllers = watch::Sender::new(known);
         let inputs = StreamInputs {
             addresses: controllers.subscribe(),
@@ -174,6 +195,7 @@ impl Agent {
             programmer,
             controllers,
             inputs,
+            outlet,
         })
     }
 
@@ -185,6 +207,7 @@ impl Agent {
             programmer,
             controllers,
             inputs,
+            outlet,
         } = self;
         // The programmer and the servers end last: open CNI commands need them.
         let last = CancellationToken::new();
@@ -229,7 +252,7 @@ impl Agent {
         let until = token.clone();
         tasks.spawn(named(
             "kubernetes",
-            kubernetes(Arc::clone(&node), controllers, until),
+            kubernetes(Arc::clone(&node), controllers, outlet, until),
         ));
         let until = token.clone().cancelled_owned();
         tasks.spawn(named(
@@ -303,23 +326,31 @@ fn cni_server(node: &Arc<Node>) -> anyhow::Result<Arc<CniServer<AgentNetwork>>> 
     )))
 }
 
-/// What needs the API server: the controller's addresses in, `AgentInfo` out. Nothing else waits
+/// What needs the API server: the controller's addresses and Services in, `AgentInfo` out. Nothing else waits
 /// for it.
 async fn kubernetes(
     node: Arc<Node>,
     addresses: watch::Sender<controllers::Addresses>,
+    outlet: Outlet,
     shutdown: CancellationToken,
 ) {
     let Some(connection) = connect(&shutdown).await else {
         return;
     };
     let path = node.paths.controllers();
+    let serves = node.config.service_proxy.mode != ServiceProxyMode::Disabled;
     let Connection {
         client, namespace, ..
     } = connection;
+    let services = async {
+        if serves {
+            services::run(client.clone(), outlet, shutdown.clone()).await;
+        }
+    };
     tokio::join!(
+        services,
         controllers::follow(client.clone(), namespace, path, addresses, shutdown.clone()),
-        agentinfo::run(node, client, shutdown),
+        agentinfo::run(node, client.clone(), shutdown.clone()),
     );
 }
 

@@ -103,6 +103,8 @@ pub struct Report {
     pub groups: usize,
     /// Pods attached.
     pub pods: usize,
+    /// Services known; 0 where others serve them.
+    pub services: usize,
     /// Whether the runtime finds our network on this node.
     pub cni_installed: bool,
     /// Other nodes that can be reached.
@@ -157,6 +159,13 @@ impl Board {
     pub fn set(&self, condition: &'static str, fact: Fact) {
         self.update(|report| {
             report.conditions.insert(condition, fact);
+        });
+    }
+
+    /// Takes a condition away that has no meaning on this node.
+    pub fn unset(&self, condition: &'static str) {
+        self.update(|report| {
+            report.conditions.remove(condition);
         });
     }
 

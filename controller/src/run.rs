@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use carrick_api::effective::EffectiveConfig;
+use carrick_api::effective::{EffectiveConfig, ServiceProxyMode};
 use carrick_api::names::{object, port};
 use carrick_k8s::client::{Connection, connect, timely};
 use carrick_k8s::election::Timing;
@@ -300,10 +300,10 @@ async fn start_watches(
     info!(?listing, "watching nodes, pods and agentinfos");
     let interest = NodeInterest {
         taint: config.startup_taint.clone(),
-        labels: if config.node_configs.is_empty() {
-            Labels::Dropped
-        } else {
-            Labels::Kept
+        labels: match config.service_proxy.mode {
+            _ if !config.node_configs.is_empty() => Labels::Kept,
+            ServiceProxyMode::Disabled => Labels::Dropped,
+            ServiceProxyMode::ClusterIP | ServiceProxyMode::Full => Labels::Zone,
         },
     };
     tasks.spawn(watches::nodes(

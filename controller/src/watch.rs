@@ -90,9 +90,14 @@ pub enum Labels {
     /// Nothing differs by them: they are left out, and their changes are no changes.
     #[default]
     Dropped,
+    /// The zone's alone is kept: endpoints are chosen by it.
+    Zone,
     /// They are kept.
     Kept,
 }
+
+/// Label of a Node: its zone.
+const ZONE: &str = "topology.kubernetes.io/zone";
 
 /// Watches Nodes.
 pub async fn nodes(
@@ -276,6 +281,10 @@ pub fn node_object(node: &Node, interest: &NodeInterest) -> Option<NodeObject> {
         unavailable,
         labels: match interest.labels {
             Labels::Dropped => BTreeMap::new(),
+            Labels::Zone => {
+                let labels = node.metadata.labels.iter().flatten();
+                labels.filter(|(key, _)| *key == ZONE).map(owned).collect()
+            }
             Labels::Kept => node.metadata.labels.iter().flatten().map(owned).collect(),
         },
     })
@@ -397,7 +406,7 @@ mod tests {
     #[test]
     fn a_node_gives_its_cidrs_addresses_and_taint() {
         let node: Node = serde_json::from_value(json!({
-            "metadata": {"name": "a", "uid": "u", "labels": {"pool": "gpu"}, "creationTimestamp": "2026-01-01T00:00:00Z"},
+            "metadata": {"name": "a", "uid": "u", "labels": {"pool": "gpu", "topology.kubernetes.io/zone": "z1"}, "creationTimestamp": "2026-01-01T00:00:00Z"},
             "spec": {
                 "podCIDR": "10.0.0.0/24", "podCIDRs": ["10.0.0.0/24", "fd00::1/64"],
                 "taints": [{"key": "carrick.dev/agent-not-ready", "effect": "NoSchedule"}],
@@ -426,5 +435,11 @@ mod tests {
             ..NodeInterest::default()
         };
         assert_eq!(node_object(&node, &interest).unwrap().labels["pool"], "gpu");
+        let interest = NodeInterest {
+            labels: Labels::Zone,
+            ..NodeInterest::default()
+        };
+        let labels = node_object(&node, &interest).unwrap().labels;
+        assert_eq!(labels, [(ZONE.to_owned(), "z1".to_owned())].into());
     }
 }

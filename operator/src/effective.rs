@@ -8,8 +8,8 @@
 use std::collections::BTreeMap;
 
 use carrick_api::effective::{
-    Cni, DatapathType, EffectiveConfig, Endpoint, HostFirewall, SnatMode, Traffic, TrafficMode,
-    TunnelProtocol,
+    Cni, DatapathType, EffectiveConfig, Endpoint, HostFirewall, ServiceProxy, SnatMode, Traffic,
+    TrafficMode, TunnelProtocol,
 };
 use carrick_api::networking::{
     self, IpamMode, LogLevel, Management, NetworkingSpec, Placement, Provider, PullPolicy,
@@ -51,6 +51,9 @@ pub struct Effective {
     /// What is done about foreign firewalls.
     #[serde(default)]
     pub host_firewall: HostFirewall,
+    /// Who serves Services. An object last applied before this field existed left them to kube-proxy.
+    #[serde(default)]
+    pub service_proxy: ServiceProxy,
     /// What differs on some nodes.
     #[serde(default)]
     pub node_configs: Vec<NodeConfig>,
@@ -207,6 +210,7 @@ pub fn resolve(
             .and_then(|d| d.type_)
             .unwrap_or(DatapathType::Auto),
         host_firewall: spec.host_firewall.unwrap_or_default(),
+        service_proxy: service_proxy(spec),
         node_configs: spec.node_configs.clone().unwrap_or_default(),
         cni: Cni {
             bin_dir: text(cni.bin_dir.as_ref(), profile.cni_bin_dir),
@@ -237,6 +241,17 @@ pub fn resolve(
             .unwrap_or(LogLevel::Info),
         taint: startup.taint.unwrap_or(Switch::Enabled),
         taint_key: text(startup.taint_key.as_ref(), DEFAULT_TAINT_KEY),
+    }
+}
+
+fn service_proxy(spec: &NetworkingSpec) -> ServiceProxy {
+    let set = spec.service_proxy.clone().unwrap_or_default();
+    let mut skip_services = set.skip_services.unwrap_or_default();
+    // Their order means nothing, and another one must not roll the agents.
+    skip_services.sort_unstable();
+    ServiceProxy {
+        mode: set.mode.unwrap_or_default(),
+        skip_services,
     }
 }
 
@@ -295,6 +310,7 @@ impl Effective {
             traffic: self.traffic.clone(),
             datapath: self.datapath,
             host_firewall: self.host_firewall,
+            service_proxy: self.service_proxy.clone(),
             cni: self.cni.clone(),
             startup_taint: (self.taint == Switch::Enabled).then(|| self.taint_key.clone()),
             service_cidrs: facts.service_cidrs.clone(),
@@ -379,6 +395,10 @@ impl Effective {
                 type_: Some(self.datapath),
             }),
             host_firewall: Some(self.host_firewall),
+            service_proxy: Some(networking::ServiceProxy {
+                mode: Some(self.service_proxy.mode),
+                skip_services: Some(self.service_proxy.skip_services.clone()),
+            }),
             node_configs: Some(self.node_configs.clone()),
             cni: Some(networking::Cni {
                 bin_dir: Some(self.cni.bin_dir.clone()),

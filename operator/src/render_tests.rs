@@ -61,6 +61,7 @@ images:
 traffic: {mtu: 1400, transport: {interface: eth1}, snat: {mode: Disabled}}
 datapath: {type: Userspace}
 hostFirewall: InsertRule
+serviceProxy: {mode: ClusterIP, skipServices: [b/two, a/one]}
 nodeConfigs:
 - {name: gpu, nodeSelector: {matchLabels: {pool: gpu}}, traffic: {transport: {interface: ens5}}}
 cni: {binDir: /home/kubernetes/bin, confDir: /etc/cni/x, confFile: 01-a.conflist, exclusive: false}

@@ -199,8 +199,18 @@ async fn what_one_object_can_tell_is_refused_by_the_api_server() {
     );
     refused(
         "default",
-        json!({"serviceProxy": {"mode": "Full"}}),
+        json!({"encryption": {"mode": "WireGuard"}}),
         "field not declared in schema",
+    );
+    refused(
+        "default",
+        json!({"serviceProxy": {"mode": "Everything"}}),
+        "supported values: \"Disabled\"",
+    );
+    refused(
+        "default",
+        json!({"serviceProxy": {"skipServices": ["kube-dns"]}}),
+        "should match",
     );
     refused(
         "default",

@@ -10,7 +10,7 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use carrick_api::effective::TrafficMode;
+use carrick_api::effective::{ServiceProxyMode, TrafficMode};
 use carrick_api::names::object;
 use carrick_api::networking::{IpamMode, Switch};
 use carrick_operator::render::rbac;
@@ -230,7 +230,7 @@ fn the_operator_has_what_it_grants() {
         &cluster,
         &rbac::controller_rules(Switch::Enabled, IpamMode::NodeIPAM, TrafficMode::Encap),
     );
-    contains(&cluster, &rbac::agent_rules());
+    contains(&cluster, &rbac::agent_rules(ServiceProxyMode::Full));
     let mut own = rules(find(&objects, "Role", object::OPERATOR));
     own.extend(cluster);
     contains(&own, &rbac::controller_namespace_rules(IpamMode::NodeIPAM));

@@ -18,6 +18,7 @@ use crate::journal::{JournalError, write_atomically};
 use crate::ledgerfile::LedgerFile;
 use crate::node::Node;
 use crate::plan::NodePlan;
+use crate::services::driver::{Inlets, Parts, ServiceDriver, Synced};
 use carrick_k8s::telemetry::chain;
 
 /// Pods whose ports are open, by the key the pipeline knows them by.
@@ -59,6 +60,7 @@ pub struct Pipeline {
     boot_id: String,
     commit_file: PathBuf,
     pub(crate) flows: FlowDriver,
+    pub(crate) services: ServiceDriver,
     ledger: IdLedger,
     ledger_file: LedgerFile,
     rendered: Option<Rendered>,
@@ -70,11 +72,13 @@ impl Pipeline {
         node: &Node,
         flows: FlowDriver,
         (ledger_file, ledger): (LedgerFile, IdLedger),
+        services: Inlets,
     ) -> Self {
         Self {
             boot_id: node.boot_id.clone(),
             commit_file: node.paths.commit(),
             flows,
+            services: ServiceDriver::new(node, services),
             ledger,
             ledger_file,
             rendered: None,
@@ -185,7 +189,8 @@ impl Pipeline {
         // Somebody may have removed it, as they may have removed flows.
         if looked || !rendered.saved {
             let bridge = link::INTEGRATION_BRIDGE;
-            let commit = desired.to_commit(&self.boot_id, plan.datapath, bridge);
+            let mut commit = desired.to_commit(&self.boot_id, plan.datapath, bridge);
+            self.services.lines().add_to(&mut commit);
             self.save(&commit).map_err(PassError::Save)?;
             rendered.saved = true;
         }
@@ -199,6 +204,25 @@ impl Pipeline {
         rendered.ledger.clone_from(&self.ledger);
         self.rendered = Some(rendered);
         Ok(report)
+    }
+
+    /// Gives the switch one batch of changes of Services, where the pipeline is there that leads to them. The
+    /// saved commit follows with the next pass, so not more often than those come.
+    pub(crate) async fn sync_services(&mut self) {
+        let Some(rendered) = &mut self.rendered else {
+            return;
+        };
+        let parts = Parts {
+            flows: &mut self.flows,
+            ledger: &mut self.ledger,
+            ledger_file: &mut self.ledger_file,
+        };
+        // What is wrong is in the driver's fact.
+        if self.services.sync(parts).await.ok() == Some(Synced::Changed) {
+            rendered.saved = false;
+        }
+        // By what the ledger keeps, the next pass compares.
+        rendered.ledger.clone_from(&self.ledger);
     }
 
     /// Writes the saved commit, unless the file has it. It is small next to a bundle.

@@ -20,6 +20,7 @@ pub(crate) fn config(datapath: DatapathType, transport: &str) -> EffectiveConfig
         },
         datapath,
         host_firewall: effective::HostFirewall::Report,
+        service_proxy: carrick_api::effective::ServiceProxy::default(),
         cni: Cni {
             bin_dir: "/opt/cni/bin".into(),
             conf_dir: "/etc/cni/net.d".into(),

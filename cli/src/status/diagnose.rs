@@ -508,6 +508,7 @@ fn agent(info: &AgentInfo, subject: &str, now: Timestamp, problems: &mut Problem
         c::FABRIC_ROUTES_PODS,
         c::FABRIC_CARRIES_MTU,
         c::PODS_HAVE_MTU,
+        c::SERVICES_SERVED,
     ] {
         if let Some(found) = of_type(&status.conditions, kind).filter(|c| c.status == "False") {
             problems.warning(subject, sentence(found), "");

@@ -335,6 +335,7 @@ fn what_is_wrong_between_nodes_is_a_warning_of_a_network_that_works() {
         c::FABRIC_ROUTES_PODS,
         c::FABRIC_CARRIES_MTU,
         c::PODS_HAVE_MTU,
+        c::SERVICES_SERVED,
     ];
     for kind in kinds {
         let mut snapshot = healthy();

@@ -310,6 +310,7 @@ pub fn effective() -> EffectiveConfig {
         },
         datapath: DatapathType::Auto,
         host_firewall: HostFirewall::Report,
+        service_proxy: carrick_api::effective::ServiceProxy::default(),
         cni: Cni {
             bin_dir: String::new(),
             conf_dir: String::new(),

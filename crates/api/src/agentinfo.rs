@@ -38,6 +38,10 @@ pub mod condition {
     /// No chain of another firewall on the host drops pods' packets, as far as that is certain; False
     /// names them. It does not make the node unready: how far pods may reach may be meant so.
     pub const HOST_FIREWALL_OPEN: &str = "HostFirewallOpen";
+    /// Services are in the switch as they were asked for; not there where `serviceProxy.mode` is `Disabled`.
+    /// False names Services that are not, or says why none could be programmed. It does not make the node
+    /// unready: what was programmed before goes on.
+    pub const SERVICES_SERVED: &str = "ServicesServed";
     /// `agent cleanup` has removed everything of ours from the node. The operator waits for
     /// `True`; `False` says what is left and how to remove it by hand.
     pub const CLEANED: &str = "Cleaned";

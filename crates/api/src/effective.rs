@@ -23,6 +23,9 @@ pub struct EffectiveConfig {
     /// What is done about a foreign firewall that drops pods' packets.
     #[serde(default)]
     pub host_firewall: HostFirewall,
+    /// Who serves Services. A configuration from before this field leaves them to kube-proxy.
+    #[serde(default, skip_serializing_if = "ServiceProxy::is_default")]
+    pub service_proxy: ServiceProxy,
     /// Where CNI files go on the host.
     pub cni: Cni,
     /// The taint that keeps pods away until the agent is ready.
@@ -196,6 +199,38 @@ pub enum HostFirewall {
     Report,
     /// A marked rule in its chain lets pods' packets pass.
     InsertRule,
+}
+
+/// `serviceProxy`: what of Services the agents serve.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ServiceProxy {
+    /// How much of them.
+    #[serde(default)]
+    pub mode: ServiceProxyMode,
+    /// Services that are left to another proxy, each as `namespace/name`.
+    #[serde(default)]
+    pub skip_services: Vec<String>,
+}
+
+impl ServiceProxy {
+    /// Whether it is what an object without the field means.
+    #[must_use]
+    pub fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// `serviceProxy.mode`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum ServiceProxyMode {
+    /// kube-proxy serves all of them.
+    #[default]
+    Disabled,
+    /// The switch serves cluster IPs for pods, kube-proxy the rest.
+    ClusterIP,
+    /// The switch serves all of them, and there is no kube-proxy.
+    Full,
 }
 
 /// Host paths of CNI.

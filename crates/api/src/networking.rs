@@ -22,8 +22,10 @@ use crate::nodeconfig::NodeConfig;
 use crate::status::NetworkingStatus;
 
 mod ipam;
+mod serviceproxy;
 
 pub use ipam::{Ipam, IpamMode, NodeIpam};
+pub use serviceproxy::ServiceProxy;
 
 /// The network of this cluster: how pods are connected, by what, and how it is kept up.
 /// Exactly one exists, named "default".
@@ -119,6 +121,9 @@ pub struct NetworkingSpec {
     /// gateway, and takes them out again. Default: Report.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub host_firewall: Option<HostFirewall>,
+    /// Who serves Services: this network, or a kube-proxy.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service_proxy: Option<ServiceProxy>,
     /// Where CNI files go on the hosts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cni: Option<Cni>,

@@ -63,9 +63,9 @@ fn wrong_enum(bed: &Bed) -> Result<()> {
 
 fn unknown_field(bed: &Bed) -> Result<()> {
     let mut networking = bed.networking_spec()?;
-    networking["spec"]["serviceProxy"] = json!({"mode": "Full"});
+    networking["spec"]["encryption"] = json!({"mode": "WireGuard"});
     let said = refused_by_api(bed, &networking)?;
-    ensure!(said.contains("serviceProxy"), "{said}");
+    ensure!(said.contains("encryption"), "{said}");
     Ok(())
 }
 

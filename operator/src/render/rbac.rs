@@ -3,7 +3,7 @@
 //! The operator can only grant what it has: the chart's ClusterRole contains every rule here, and
 //! a test compares them.
 
-use carrick_api::effective::TrafficMode;
+use carrick_api::effective::{ServiceProxyMode, TrafficMode};
 use carrick_api::names::{GROUP, object};
 use carrick_api::networking::{IpamMode, Switch};
 use k8s_openapi::api::admissionregistration::v1::{
@@ -98,9 +98,10 @@ pub fn controller_namespace_rules(ipam: IpamMode) -> Vec<PolicyRule> {
 }
 
 /// What an agent may do in the whole cluster. Whose AgentInfo it writes is told by the policy
-/// [`AGENT_POLICY`]; it sees no Node, no Pod and no Secret.
-pub fn agent_rules() -> Vec<PolicyRule> {
-    vec![
+/// [`AGENT_POLICY`]; it sees no Node, no Pod and no Secret. It sees Services and where they lead only
+/// where it serves them.
+pub fn agent_rules(services: ServiceProxyMode) -> Vec<PolicyRule> {
+    let mut rules = vec![
         rule(
             GROUP,
             &["agentinfos"],
@@ -108,7 +109,13 @@ pub fn agent_rules() -> Vec<PolicyRule> {
         ),
         rule(GROUP, &["agentinfos/status"], &["get", "patch", "update"]),
         rule("events.k8s.io", &["events"], &["create", "patch"]),
-    ]
+    ];
+    if services != ServiceProxyMode::Disabled {
+        rules.push(rule("", &["services"], &["list", "watch"]));
+        let slices = rule("discovery.k8s.io", &["endpointslices"], &["list", "watch"]);
+        rules.push(slices);
+    }
+    rules
 }
 
 /// What an agent may do in its own namespace: find the controller.
@@ -143,7 +150,11 @@ pub(crate) fn objects(input: &Input<'_>) -> Result<Vec<Object>, ObjectError> {
             ),
             controller_namespace_rules(input.effective.ipam),
         ),
-        (object::AGENT, agent_rules(), agent_namespace_rules()),
+        (
+            object::AGENT,
+            agent_rules(input.effective.service_proxy.mode),
+            agent_namespace_rules(),
+        ),
     ];
     for (name, rules, namespace_rules) in parts {
         let subjects = || {

@@ -1,6 +1,6 @@
 //! The proxy: single changes in, batches of modifications out.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use carrick_openflow::Mod;
 
@@ -283,6 +283,17 @@ impl Proxy {
             });
         }
         frontends
+    }
+
+    /// Gives back the ids of Services and groups that are gone: of those that went while nobody looked, no
+    /// batch tells. Call when nothing waits and the switch has acknowledged the last batch.
+    pub fn retain_ids(&self, ledger: &mut IdLedger) {
+        let rendered = || self.rendered.values();
+        let services: HashSet<&str> = rendered().map(|service| service.key.as_str()).collect();
+        ledger.retain(Kind::Service, |key| services.contains(key));
+        let groups = rendered().flat_map(|service| service.group_keys.iter());
+        let groups: HashSet<&str> = groups.map(AsRef::as_ref).collect();
+        ledger.retain(Kind::ServiceGroup, |key| groups.contains(key));
     }
 
     /// Flows and groups of all Services as lines, sorted by Service: what a saved commit holds beside

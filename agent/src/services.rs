@@ -1,0 +1,19 @@
+//! Services of the cluster, as this node's agent knows and serves them.
+//!
+//! ```text
+//! API server ──▶ watch ──object──▶ Change ──▶ driver: feed ──▶ Proxy ──Batch──▶ the switch
+//!                                               ▲
+//!                          read API ──Query─────┘
+//! ```
+//!
+//! The driver belongs to the programmer, the one writer. Until both kinds of objects were listed whole once, what
+//! the switch holds of Services stays as it is: an agent that starts while the API server is away changes
+//! nothing.
+
+pub(crate) mod driver;
+pub mod feed;
+mod kept;
+pub mod metrics;
+pub mod object;
+pub mod view;
+pub mod watch;

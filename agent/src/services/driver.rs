@@ -1,0 +1,381 @@
+//! The proxy's driver: what was watched goes in, batches go to the switch.
+//!
+//! A batch goes in this order: the ledger to disk, the bundle to the switch, connection entries that lead nowhere
+//! are flushed, ids that nothing carries any more are given back. Where a bundle is not acknowledged, the
+//! switch is read again, and what it holds is adopted.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use carrick_datapath::services::{
+    BatchError, NodeView, Options, Proxy, ProxyMode, RecoverServicesError, ServiceName,
+    StaleConnections,
+};
+use carrick_datapath::{DatapathKind, IdLedger};
+use carrick_k8s::telemetry::{chain, some};
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
+use tracing::{debug, info, warn};
+
+use super::feed::Feed;
+use super::kept::Lines;
+use super::metrics::SyncMetrics;
+use super::view::{Answer, Query, answer};
+use super::watch::Change;
+use crate::flows::{FlowDriver, FlowError};
+use crate::journal::JournalError;
+use crate::ledgerfile::LedgerFile;
+use crate::node::Node;
+use crate::plan::{NodePlan, proxy_mode};
+use crate::status::Fact;
+
+/// Modifications of one bundle: a pod that comes meanwhile waits for no more than these.
+const BUNDLE: usize = 2000;
+/// Changes that are taken together when they are there.
+const TOGETHER: usize = 1024;
+/// Findings that a condition names.
+const NAMED: usize = 10;
+
+/// Why Services are not in the switch as they must be.
+#[derive(Debug, thiserror::Error)]
+pub enum SyncError {
+    /// They cannot be rendered.
+    #[error(transparent)]
+    Render(#[from] BatchError),
+    /// What the switch holds cannot be compared with them.
+    #[error("comparing Services with what the switch holds")]
+    Adopt(#[from] RecoverServicesError),
+    /// The switch did not take them.
+    #[error("programming Services")]
+    Flows(#[from] FlowError),
+    /// The disk did not take the ledger.
+    #[error("saving the ids of Services")]
+    Save(#[from] JournalError),
+}
+
+/// What a call of [`ServiceDriver::sync`] came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Synced {
+    /// Not possible now: Services are not known yet, or the switch must be read by a pass.
+    NotNow,
+    /// Nothing had to be changed.
+    Same,
+    /// The switch holds something else than before.
+    Changed,
+}
+
+/// What the driver waits for.
+#[derive(Debug)]
+pub(crate) enum Event {
+    /// Something was watched.
+    Change(Change),
+    /// Somebody asks.
+    Query(Query),
+    /// The last batch left something to do.
+    More,
+}
+
+/// What a batch is given to.
+pub(crate) struct Parts<'a> {
+    pub(crate) flows: &'a mut FlowDriver,
+    pub(crate) ledger: &'a mut IdLedger,
+    pub(crate) ledger_file: &'a mut LedgerFile,
+}
+
+/// The ends of the driver's channels that others hold.
+#[derive(Debug)]
+pub struct Inlets {
+    /// What was watched.
+    pub changes: mpsc::Receiver<Change>,
+    /// Tells the watches to begin anew.
+    pub forgotten: watch::Sender<u64>,
+    /// Questions of the read API.
+    pub queries: mpsc::Receiver<Query>,
+}
+
+/// Services of this node and what the switch holds of them.
+#[derive(Debug)]
+pub(crate) struct ServiceDriver {
+    inlets: Inlets,
+    mode: ProxyMode,
+    skip: BTreeSet<ServiceName>,
+    metrics: SyncMetrics,
+    /// None before it is known what this node is.
+    proxy: Option<Proxy>,
+    feed: Feed,
+    /// The session by which the switch was read and adopted.
+    adopted: Option<u64>,
+    /// What the saved commit holds of Services until this process has adopted them.
+    kept: Option<Lines>,
+    /// A batch left something to do.
+    more: bool,
+    /// Ids of what is gone may be in the ledger.
+    ids_to_retain: bool,
+    /// When the first change came that the switch has not acknowledged.
+    waiting: Option<Instant>,
+    error: Option<String>,
+}
+
+impl ServiceDriver {
+    /// A driver that knows nothing yet.
+    pub(crate) fn new(node: &Node, inlets: Inlets) -> Self {
+        let config = &node.config.service_proxy;
+        let mode = proxy_mode(config);
+        let skip = config.skip_services.iter();
+        let skip = skip.filter_map(|text| text.split_once('/'));
+        Self {
+            inlets,
+            mode,
+            skip: skip
+                .map(|(namespace, name)| ServiceName::new(namespace, name))
+                .collect(),
+            metrics: node.service_sync.clone(),
+            proxy: None,
+            feed: Feed::default(),
+            adopted: None,
+            kept: Some(match mode {
+                ProxyMode::Disabled => Lines::default(),
+                ProxyMode::ClusterIp | ProxyMode::Full => Lines::of_file(&node.paths.commit()),
+            }),
+            more: false,
+            ids_to_retain: false,
+            waiting: None,
+            error: None,
+        }
+    }
+
+    /// Takes what the node is now. In another zone other endpoints count, and everything is read anew.
+    pub(crate) fn set_plan(&mut self, name: &str, plan: &NodePlan, flows: &mut FlowDriver) {
+        let node = NodeView {
+            name: name.to_owned(),
+            zone: plan.zone.clone(),
+            // Of the host's own addresses only mode Full speaks.
+            addresses: BTreeSet::<IpAddr>::new(),
+            node_port_addresses: Vec::new(),
+            gateway: plan.gateway.addresses,
+            pod_cidrs: plan.pod_cidrs.clone(),
+        };
+        match &mut self.proxy {
+            Some(proxy) if proxy.node().zone == node.zone => {
+                if *proxy.node() != node {
+                    proxy.set_node(node);
+                    self.more = true;
+                }
+            }
+            _ => {
+                let options = Options {
+                    mode: self.mode,
+                    skip: self.skip.clone(),
+                    sctp: plan.datapath == DatapathKind::System,
+                };
+                if self.proxy.is_some() {
+                    info!(
+                        zone = node.zone,
+                        "the node's zone has changed; Services are read anew"
+                    );
+                    self.kept = Some(self.lines());
+                    self.inlets.forgotten.send_modify(|count| *count += 1);
+                    flows.read_again();
+                }
+                self.feed = Feed::default();
+                self.adopted = None;
+                self.proxy = Some(Proxy::new(node, options));
+            }
+        }
+    }
+
+    /// Waits for something to do. What was watched waits until it is known what this node is.
+    pub(crate) async fn next(&mut self) -> Event {
+        if self.more {
+            return Event::More;
+        }
+        let inlets = &mut self.inlets;
+        tokio::select! {
+            biased;
+            Some(query) = inlets.queries.recv() => Event::Query(query),
+            Some(change) = inlets.changes.recv(), if self.proxy.is_some() => Event::Change(change),
+            else => std::future::pending().await,
+        }
+    }
+
+    /// Takes an event; whether the switch may have to be changed.
+    pub(crate) fn take(&mut self, event: Event) -> bool {
+        match event {
+            Event::Query(query) => {
+                self.answer(query);
+                return false;
+            }
+            Event::More => return true,
+            Event::Change(change) => self.give(change),
+        }
+        for _ in 0..TOGETHER {
+            match self.inlets.changes.try_recv() {
+                Ok(change) => self.give(change),
+                Err(_) => break,
+            }
+        }
+        self.is_whole()
+    }
+
+    fn give(&mut self, change: Change) {
+        if let Some(proxy) = &mut self.proxy {
+            self.feed.give(change, proxy);
+            if proxy.pending() > 0 {
+                self.waiting.get_or_insert_with(Instant::now);
+            }
+        }
+    }
+
+    fn answer(&self, query: Query) {
+        let asked = query.service.as_ref();
+        let proxy = self.proxy.as_ref();
+        let answer = proxy.map(|proxy| answer(proxy, self.feed.is_whole(), asked));
+        // Who asked may have gone.
+        let _ = query.reply.send(answer.unwrap_or_else(Answer::default));
+    }
+
+    /// Whether everything is known that the switch is to hold.
+    const fn is_whole(&self) -> bool {
+        matches!(self.mode, ProxyMode::Disabled) || self.feed.is_whole()
+    }
+
+    /// Makes the switch hold what Services that wait need, by one bundle; call again where there is
+    /// [more](Event::More). The pipeline must be there.
+    ///
+    /// # Errors
+    /// It does not. The switch is read by the next pass, and then it is tried again.
+    pub(crate) async fn sync(&mut self, mut parts: Parts<'_>) -> Result<Synced, SyncError> {
+        self.more = false;
+        let synced = self.try_sync(&mut parts).await;
+        match &synced {
+            Ok(_) => self.error = None,
+            Err(error) => {
+                let text = chain(error);
+                if self.error.as_ref() != Some(&text) {
+                    warn!(error = text, "Services could not be programmed");
+                }
+                self.error = Some(text);
+                self.metrics.failures.inc();
+                self.adopted = None;
+                parts.flows.read_again();
+            }
+        }
+        synced
+    }
+
+    async fn try_sync(&mut self, parts: &mut Parts<'_>) -> Result<Synced, SyncError> {
+        if !self.is_whole() {
+            return Ok(Synced::NotNow);
+        }
+        let Some(proxy) = &mut self.proxy else {
+            return Ok(Synced::NotNow);
+        };
+        let mut ledger = parts.ledger.clone();
+        if let Some(dumped) = parts.flows.take_services() {
+            let recovered = proxy.recover_ids(&mut ledger, &dumped)?;
+            if recovered > 0 {
+                warn!(recovered, "ids of Services were recovered from the switch");
+            }
+            let adopted = proxy.adopt(&mut ledger, &dumped)?;
+            if adopted.differing + adopted.orphans > 0 {
+                let (same, differing, orphans) = (adopted.same, adopted.differing, adopted.orphans);
+                info!(
+                    same,
+                    differing, orphans, "Services were compared with the switch"
+                );
+            }
+            self.adopted = parts.flows.admitted();
+            self.kept = None;
+            self.ids_to_retain = true;
+        }
+        if self.adopted.is_none() || self.adopted != parts.flows.admitted() {
+            return Ok(Synced::NotNow);
+        }
+        let batch = proxy.next_batch(&mut ledger, BUNDLE)?;
+        // An id must be on disk before a flow carries it.
+        parts.ledger_file.write(&ledger)?;
+        parts.ledger.clone_from(&ledger);
+        let Some(batch) = batch else {
+            self.waiting = None;
+            if std::mem::take(&mut self.ids_to_retain) {
+                proxy.retain_ids(parts.ledger);
+            }
+            return Ok(Synced::Same);
+        };
+        if !batch.bundle.is_empty() {
+            parts.flows.change_services(&batch.bundle).await?;
+            self.metrics.bundles.inc();
+            self.metrics.modifications.inc_by(batch.bundle.len() as u64);
+            debug!(
+                services = batch.services.len(),
+                changes = batch.bundle.len(),
+                "programmed Services"
+            );
+        }
+        let stale = batch.stale.iter().map(StaleConnections::flush);
+        parts.flows.flush(stale).await?;
+        batch.release(parts.ledger);
+        self.more = proxy.pending() > 0;
+        if !self.more {
+            if std::mem::take(&mut self.ids_to_retain) {
+                proxy.retain_ids(parts.ledger);
+            }
+            if let Some(since) = self.waiting.take() {
+                self.metrics.duration.observe(since.elapsed().as_secs_f64());
+            }
+        }
+        Ok(if batch.bundle.is_empty() {
+            Synced::Same
+        } else {
+            Synced::Changed
+        })
+    }
+
+    /// Services' part of the saved commit. As long as they are not known, what the last one had.
+    pub(crate) fn lines(&self) -> Lines {
+        match (&self.kept, &self.proxy) {
+            (Some(kept), _) => kept.clone(),
+            (None, Some(proxy)) => {
+                let (flows, groups) = proxy.lines();
+                Lines {
+                    flows: flows.map(|line| line.to_string()).collect(),
+                    groups: groups.collect(),
+                }
+            }
+            (None, None) => Lines::default(),
+        }
+    }
+
+    /// How many Services are known.
+    pub(crate) fn len(&self) -> usize {
+        self.proxy.as_ref().map_or(0, |proxy| proxy.index().len())
+    }
+
+    /// What is to be said of Services; nothing where others serve them.
+    pub(crate) fn fact(&self) -> Option<Fact> {
+        if self.mode == ProxyMode::Disabled {
+            return None;
+        }
+        if let Some(error) = &self.error {
+            return Some(Fact::fails("NotProgrammed", error.clone()));
+        }
+        let proxy = self.proxy.as_ref().filter(|_| self.kept.is_none());
+        let Some(proxy) = proxy else {
+            let text = "Services were not read from the API server yet; those that were programmed before stay as they \
+                        were";
+            return Some(Fact::unknown("WaitingForAPIServer", text));
+        };
+        let mut reason = None;
+        let mut sentences = Vec::new();
+        for (name, finding) in proxy.findings() {
+            reason.get_or_insert(finding.reason());
+            sentences.push(format!("{name}: {finding}"));
+        }
+        let Some(reason) = reason else {
+            let text = "Services are in the switch as they were asked for";
+            return Some(Fact::holds("Served", text));
+        };
+        let sentences: Vec<&str> = sentences.iter().map(String::as_str).collect();
+        Some(Fact::fails(reason, some(&sentences, NAMED)))
+    }
+}

@@ -1,0 +1,122 @@
+//! Services as the read API shows them.
+
+use std::collections::BTreeMap;
+
+use carrick_datapath::IpFamily;
+use carrick_datapath::services::{
+    Frontend, FrontendKind, Place, Proxy, ServiceName, TrafficPolicy,
+};
+use serde::Serialize;
+use tokio::sync::oneshot;
+
+/// Questions that may wait for the programmer.
+pub const QUERIES: usize = 16;
+
+/// A question of the read API.
+#[derive(Debug)]
+pub struct Query {
+    /// One Service with its backends; all, with how many backends each has, without a name.
+    pub service: Option<ServiceName>,
+    /// The answer.
+    pub reply: oneshot::Sender<Answer>,
+}
+
+/// Services of this node.
+#[derive(Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Answer {
+    /// Whether all of them were read from the API server.
+    pub listed: bool,
+    /// Services that wait to be programmed.
+    pub pending: usize,
+    /// By `namespace/name`.
+    pub services: BTreeMap<String, ServiceView>,
+}
+
+/// One Service.
+#[derive(Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ServiceView {
+    /// Where clients reach it; none where it is not served.
+    pub frontends: Vec<FrontendView>,
+    /// What is not as it was asked for, a sentence each.
+    pub findings: Vec<String>,
+}
+
+/// One address and port.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct FrontendView {
+    /// `ClusterIP`, `NodePort`, `LoadBalancer` or `ExternalIP`.
+    pub kind: &'static str,
+    /// The address; `IPv4` or `IPv6` for every address of the node.
+    pub address: String,
+    /// `tcp`, `udp` or `sctp`.
+    pub protocol: &'static str,
+    /// The port.
+    pub port: u16,
+    /// `Cluster` or `Local`.
+    pub policy: &'static str,
+    /// How many endpoints answer.
+    pub backend_count: usize,
+    /// Those, as `address:port`, where one Service was asked for.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub backends: Vec<String>,
+    /// The Service that has the address instead.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub claimed_by: Option<String>,
+}
+
+/// What a proxy has to say to a question.
+pub(crate) fn answer(proxy: &Proxy, listed: bool, asked: Option<&ServiceName>) -> Answer {
+    let mut services: BTreeMap<String, ServiceView> = BTreeMap::new();
+    let known = proxy.index().names();
+    for name in known.filter(|name| asked.is_none_or(|asked| asked == *name)) {
+        let frontends = proxy.frontends(name).into_iter();
+        let view = ServiceView {
+            frontends: frontends
+                .map(|found| frontend(&found, asked.is_some()))
+                .collect(),
+            findings: Vec::new(),
+        };
+        services.insert(name.to_string(), view);
+    }
+    for (name, finding) in proxy.findings() {
+        if let Some(view) = services.get_mut(name.as_str()) {
+            view.findings.push(finding.to_string());
+        }
+    }
+    Answer {
+        listed,
+        pending: proxy.pending(),
+        services,
+    }
+}
+
+fn frontend(found: &Frontend, with_backends: bool) -> FrontendView {
+    let backends = found.backends.iter().filter(|_| with_backends);
+    FrontendView {
+        kind: match found.kind {
+            FrontendKind::ClusterIp => "ClusterIP",
+            FrontendKind::NodePort => "NodePort",
+            FrontendKind::LoadBalancer => "LoadBalancer",
+            FrontendKind::ExternalIp => "ExternalIP",
+        },
+        address: match found.claim.place {
+            Place::Address(address) => address.to_string(),
+            Place::Node(IpFamily::V4) => "IPv4".to_owned(),
+            Place::Node(IpFamily::V6) => "IPv6".to_owned(),
+        },
+        protocol: found.claim.protocol.name(),
+        port: found.claim.port,
+        policy: match found.policy {
+            TrafficPolicy::Cluster => "Cluster",
+            TrafficPolicy::Local => "Local",
+        },
+        backend_count: found.backends.len(),
+        backends: backends
+            .map(|backend| std::net::SocketAddr::new(backend.address, backend.port).to_string())
+            .collect(),
+        claimed_by: found.claimed_by.as_ref().map(ToString::to_string),
+    }
+}
