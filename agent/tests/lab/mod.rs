@@ -12,6 +12,7 @@
 )]
 
 pub mod controller;
+pub mod kubernetes;
 pub mod modes;
 mod shell;
 
@@ -68,6 +69,8 @@ pub struct LabNode {
     pub n: u8,
     /// The program that is the agent, unless it is this one.
     program: Option<PathBuf>,
+    /// By which the agent reaches an API server; one that is not there without one.
+    kubeconfig: PathBuf,
     agent: Option<Child>,
     starts: u32,
     pods: Vec<String>,
@@ -103,6 +106,7 @@ impl LabNode {
             paths,
             n,
             program: None,
+            kubeconfig: "/nonexistent".into(),
             agent: None,
             starts: 0,
             pods: vec![],
@@ -205,6 +209,11 @@ impl LabNode {
         self.program = Some(program.to_owned());
     }
 
+    /// From now on an agent that starts has this kubeconfig.
+    pub fn use_kubeconfig(&mut self, path: PathBuf) {
+        self.kubeconfig = path;
+    }
+
     pub fn start_agent(&mut self) {
         self.spawn("");
     }
@@ -238,7 +247,7 @@ impl LabNode {
         };
         command
             .env_remove("KUBERNETES_SERVICE_HOST")
-            .env("KUBECONFIG", "/nonexistent")
+            .env("KUBECONFIG", &self.kubeconfig)
             .env("HOME", self.root.path())
             .stdin(Stdio::null());
         command

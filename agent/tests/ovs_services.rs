@@ -1,0 +1,391 @@
+//! Cluster IPs for pods: a real agent on a real switch, with a real API server that can be away.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stderr,
+    clippy::duration_suboptimal_units,
+    clippy::default_trait_access,
+    reason = "tests say what they expect"
+)]
+
+mod lab;
+
+use std::net::{IpAddr, SocketAddr};
+use std::process::{Child, Command, Stdio};
+
+use carrick_datapath::{CookieParts, Kind};
+use carrick_testkit::apiserver::ApiServer;
+use lab::controller::{Controller, node_record, pod_record, route_record};
+use lab::kubernetes::Relay;
+use lab::{LabNode, Pod, in_netns, wait, wire};
+use serde_json::json;
+
+/// Not a test: the agent's process (see [`lab`]).
+#[test]
+fn agent_process() {
+    lab::agent_main();
+}
+
+const CIDRS: [&str; 2] = ["10.10.1.0/24", "fd00:10:1::/64"];
+/// Where the Services are.
+const NAMESPACE: &str = "default";
+const CLUSTER_IPS: [&str; 2] = ["10.96.7.7", "fd00:10:96::77"];
+const UDP_IP: &str = "10.96.7.8";
+const PORT: u16 = 8080;
+
+/// A process of a pod that says who it is.
+struct Server(Child);
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+impl Server {
+    /// TCP on both families: each connection is told `name` and closed.
+    fn start(netns: &str, name: &str) -> Self {
+        let program = format!(
+            "import socket\n\
+             s=socket.socket(socket.AF_INET6)\n\
+             s.setsockopt(socket.SOL_SOCKET,socket.SO_REUSEADDR,1)\n\
+             s.bind(('::',{PORT}))\n\
+             s.listen(64)\n\
+             while True:\n c,_=s.accept()\n c.sendall(b'{name}')\n c.close()\n"
+        );
+        let child = Command::new("ip")
+            .args(["netns", "exec", netns, "python3", "-c", &program])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .spawn()
+            .expect("python3 is installed");
+        Self(child)
+    }
+}
+
+/// Who answers at an address; nobody within two seconds is none.
+fn who(netns: &str, address: &str, port: u16) -> String {
+    let program = format!(
+        "import socket\ns=socket.create_connection(('{address}',{port}),2)\nprint(s.recv(64).decode())"
+    );
+    let (ok, text) = in_netns(netns, &format!("python3 -c \"{program}\" 2>/dev/null"));
+    if ok {
+        text.trim().to_owned()
+    } else {
+        String::new()
+    }
+}
+
+fn apply(server: &ApiServer, object: &serde_json::Value) {
+    let text = object.to_string();
+    server
+        .kubectl_with_input(&["apply", "-f", "-"], &text)
+        .unwrap();
+}
+
+fn service(name: &str, ips: &[&str], protocol: &str) -> serde_json::Value {
+    json!({
+        "apiVersion": "v1", "kind": "Service",
+        "metadata": {"name": name, "namespace": NAMESPACE},
+        "spec": {
+            "clusterIP": ips[0], "clusterIPs": ips,
+            "ipFamilyPolicy": if ips.len() > 1 { "RequireDualStack" } else { "SingleStack" },
+            "ports": [{"name": "p", "port": 80, "protocol": protocol}],
+        },
+    })
+}
+
+/// Slices of a Service, one for each family of the addresses.
+fn endpoints(service: &str, protocol: &str, addresses: &[&String]) -> Vec<serde_json::Value> {
+    ["IPv4", "IPv6"]
+        .into_iter()
+        .map(|family| {
+            let of_family = addresses.iter().filter(|address| {
+                let address: IpAddr = address.parse().unwrap();
+                address.is_ipv4() == (family == "IPv4")
+            });
+            let list: Vec<_> = of_family
+                .map(|address| json!({"addresses": [address], "nodeName": "node1"}))
+                .collect();
+            json!({
+                "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
+                "metadata": {
+                    "name": format!("{service}-{}", family.to_lowercase()), "namespace": NAMESPACE,
+                    "labels": {"kubernetes.io/service-name": service},
+                },
+                "addressType": family,
+                "ports": [{"name": "p", "port": PORT, "protocol": protocol}],
+                "endpoints": list,
+            })
+        })
+        .collect()
+}
+
+/// Flows of a Service in the bridge.
+fn is_service(flow: &String) -> bool {
+    let cookie = flow.split("cookie=0x").nth(1);
+    let cookie = cookie.and_then(|rest| rest.split(',').next());
+    let bits = cookie.and_then(|hex| u64::from_str_radix(hex, 16).ok());
+    bits.and_then(CookieParts::from_bits)
+        .is_some_and(|parts| parts.kind == Kind::Service)
+}
+
+fn groups(node: &LabNode) -> Vec<String> {
+    let target = node.ovs.target("br-int");
+    let dump = node
+        .ovs
+        .ofctl(&["-O", "OpenFlow15", "dump-groups", &target]);
+    let mut groups: Vec<String> = dump
+        .unwrap()
+        .lines()
+        .filter(|line| line.contains("group_id"))
+        .map(|line| line.trim().to_owned())
+        .collect();
+    groups.sort();
+    groups
+}
+
+/// A Service as the agent's read API tells of it.
+fn told(node: &LabNode, name: &str) -> serde_json::Value {
+    let path = format!("/v1/services?service={NAMESPACE}/{name}");
+    let (_, body) = node.api(&path).unwrap_or_default();
+    let answer: serde_json::Value = serde_json::from_str(&body).unwrap_or_default();
+    answer["services"][format!("{NAMESPACE}/{name}")].clone()
+}
+
+/// The lines of the saved commit.
+fn saved(node: &LabNode) -> Vec<String> {
+    let bytes = std::fs::read(node.paths.commit()).unwrap_or_default();
+    let commit = carrick_datapath::Commit::from_bytes(&bytes);
+    commit.map(|commit| commit.flows).unwrap_or_default()
+}
+
+struct Bed {
+    node: LabNode,
+    server: ApiServer,
+    relay: Option<Relay>,
+    _controller: Controller,
+    _other: LabNode,
+    client: String,
+    /// Namespaces and addresses of the pods that serve.
+    pods: Vec<(String, Vec<String>)>,
+    _servers: Vec<Server>,
+}
+
+async fn bed() -> Bed {
+    let server = ApiServer::start().expect("etcd and kube-apiserver start");
+    let (mut node, other) = (LabNode::new(1), LabNode::new(2));
+    wire(&node, &other);
+    node.configure(
+        "serviceProxy",
+        json!({"mode": "ClusterIP", "skipServices": ["default/skipped"]}),
+    );
+    node.use_kubeconfig(server.kubeconfig());
+    let controller = Controller::serve(&[&node]).await;
+    let route = route_record(2, &["10.10.2.0/24"]);
+    controller.send("node1", vec![node_record(1, &CIDRS), route], vec![]);
+    let relay = Some(Relay::open(&node, &server).await);
+    node.start_agent();
+    node.wait_ready();
+    let mut add = |name: &str| {
+        let pod = Pod::new(name);
+        controller.send("node1", vec![pod_record(&pod)], vec![]);
+        let (sandbox, addresses) = node.add_pod(&pod);
+        (sandbox.0, addresses)
+    };
+    let client = add("client").0;
+    let pods: Vec<_> = ["one", "two"].into_iter().map(&mut add).collect();
+    let servers = pods.iter().zip(["one", "two"]);
+    let servers = servers
+        .map(|((netns, _), name)| Server::start(netns, name))
+        .collect();
+    for ((_, addresses), name) in pods.iter().zip(["one", "two"]) {
+        for address in addresses {
+            wait("the pods' servers", || who(&client, address, PORT) == name);
+        }
+    }
+    Bed {
+        node,
+        server,
+        relay,
+        _controller: controller,
+        _other: other,
+        client,
+        pods,
+        _servers: servers,
+    }
+}
+
+impl Bed {
+    fn apply_all(&self, objects: &[serde_json::Value]) {
+        for object in objects {
+            apply(&self.server, object);
+        }
+    }
+
+    /// Waits until a cluster IP leads to this pod, by each family.
+    fn wait_for(&self, name: &str) {
+        for ip in CLUSTER_IPS {
+            wait(&format!("{ip} to lead to {name}"), || {
+                who(&self.client, ip, 80) == name
+            });
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pods_reach_cluster_ips_and_restarts_change_nothing() {
+    let mut bed = bed().await;
+    let [one, two] = [0, 1].map(|n| bed.pods[n].1.iter().collect::<Vec<&String>>());
+    let one: Vec<String> = one.into_iter().cloned().collect();
+    let two: Vec<String> = two.into_iter().cloned().collect();
+    let refs = |list: &[String]| -> Vec<String> { list.to_vec() };
+    let slices = |service: &str, protocol: &str, list: &[String]| {
+        let list = refs(list);
+        endpoints(service, protocol, &list.iter().collect::<Vec<_>>())
+    };
+    bed.apply_all(&[
+        service("web", &CLUSTER_IPS, "TCP"),
+        service("dns", &[UDP_IP], "UDP"),
+    ]);
+    bed.apply_all(&[service("skipped", &["10.96.7.9"], "TCP")]);
+    bed.apply_all(&slices("web", "TCP", &one));
+    bed.apply_all(&slices("skipped", "TCP", &one));
+    bed.apply_all(&slices("dns", "UDP", &one));
+    bed.wait_for("one");
+    wait("the condition", || {
+        bed.node.condition("ServicesServed").0 == "True"
+    });
+    assert!(
+        !bed.node
+            .flows()
+            .iter()
+            .any(|flow| flow.contains("10.96.7.9"))
+    );
+    let web = told(&bed.node, "web");
+    let expected = SocketAddr::new(one[0].parse().unwrap(), PORT).to_string();
+    let frontends = web["frontends"].as_array().unwrap();
+    assert!(
+        frontends.iter().any(|f| f["backends"] == json!([expected])),
+        "{web}"
+    );
+
+    // An endpoint goes and another comes: the same flows, another group.
+    let flows = bed.node.flows();
+    bed.apply_all(&slices("web", "TCP", &two));
+    bed.wait_for("two");
+    assert_eq!(bed.node.flows(), flows, "only groups change with endpoints");
+
+    // The saved commit has it soon after.
+    let held = |flows: &[String]| flows.iter().any(|flow| flow.contains(UDP_IP));
+    wait("the saved commit", || held(&saved(&bed.node)));
+
+    // kill -9 and a new agent: nothing changes in the switch.
+    let (flows, all_groups) = (bed.node.flows(), groups(&bed.node));
+    bed.node.kill_agent();
+    assert_eq!(
+        who(&bed.client, CLUSTER_IPS[0], 80),
+        "two",
+        "without an agent"
+    );
+    let age = bed.node.youngest_flow();
+    bed.node.start_agent();
+    bed.node.wait_ready();
+    wait("Services to be read", || {
+        bed.node.condition("ServicesServed").0 == "True"
+    });
+    assert_eq!(bed.node.flows(), flows, "a restart changed flows");
+    assert_eq!(groups(&bed.node), all_groups, "a restart changed groups");
+    assert!(
+        bed.node.youngest_flow() >= age,
+        "a restart added a flow anew"
+    );
+    assert!(
+        !bed.node.log().contains("programmed Services"),
+        "{}",
+        bed.node.log()
+    );
+
+    // The API server is away, and the agent begins anew: what was known stays, also in the saved commit.
+    bed.node.kill_agent();
+    bed.relay = None;
+    bed.node.start_agent();
+    bed.node.wait_ready();
+    assert_eq!(bed.node.condition("ServicesServed").0, "Unknown");
+    assert_eq!(bed.node.flows(), flows);
+    assert_eq!(groups(&bed.node), all_groups);
+    assert_eq!(
+        who(&bed.client, CLUSTER_IPS[0], 80),
+        "two",
+        "without an API server"
+    );
+    assert!(
+        held(&saved(&bed.node)),
+        "the saved commit has lost Services"
+    );
+    // Meanwhile one Service goes and another endpoint comes.
+    bed.server
+        .kubectl(&["delete", "service", "dns", "--wait=false"])
+        .unwrap();
+    bed.apply_all(&slices("web", "TCP", &one));
+    bed.relay = Some(Relay::open(&bed.node, &bed.server).await);
+    bed.wait_for("one");
+    wait(
+        "the Service that went meanwhile to leave the switch",
+        || !held(&bed.node.flows()),
+    );
+    wait("the saved commit to forget it", || !held(&saved(&bed.node)));
+
+    // The last one goes: nothing of Services is left but the API server's own.
+    bed.server
+        .kubectl(&["delete", "service", "web", "--wait=false"])
+        .unwrap();
+    wait("the Service to leave the switch", || {
+        !bed.node
+            .flows()
+            .iter()
+            .any(|flow| CLUSTER_IPS.iter().any(|ip| flow.contains(ip)))
+    });
+    assert_eq!(who(&bed.client, CLUSTER_IPS[0], 80), "");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn strangers_changes_and_a_switch_that_starts_anew_are_mended_and_disabled_leaves_nothing() {
+    let mut bed = bed().await;
+    let one = bed.pods[0].1.clone();
+    let list: Vec<&String> = one.iter().collect();
+    bed.apply_all(&[service("web", &CLUSTER_IPS, "TCP")]);
+    bed.apply_all(&endpoints("web", "TCP", &list));
+    bed.wait_for("one");
+    let flows = bed.node.flows();
+    let target = bed.node.ovs.target("br-int");
+    // Somebody removes all groups, and the flows that lead to them.
+    bed.node
+        .ovs
+        .ofctl(&["-O", "OpenFlow15", "del-groups", &target])
+        .unwrap();
+    wait("the flows to be mended", || bed.node.flows() == flows);
+    bed.wait_for("one");
+
+    bed.node.restart_switch();
+    bed.node.wait_programmed_again(&flows);
+    bed.wait_for("one");
+
+    // Another configuration comes with another agent.
+    bed.node.kill_agent();
+    bed.node
+        .configure("serviceProxy", json!({"mode": "Disabled"}));
+    bed.node.start_agent();
+    bed.node.wait_ready();
+    wait("Services to leave the switch", || {
+        !bed.node.flows().iter().any(is_service)
+    });
+    assert_eq!(groups(&bed.node), [""; 0]);
+    assert_eq!(bed.node.condition("ServicesServed").0, "");
+    wait("the saved commit to forget them", || {
+        !saved(&bed.node).iter().any(is_service)
+    });
+}
