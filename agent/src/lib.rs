@@ -3,6 +3,7 @@
 //! ```text
 //! core      plan desired records ledgerfile before status firewall podmtu  data in, data out
 //! drivers   host (netlink, nftables, sysctls)  switchdb (OVSDB)  flows (OpenFlow)  journal sole
+//! services  object feed kept view: core; watch (the API server), driver: Services of the cluster
 //! wiring    run programmer pass stream session controllers readiness info api cleanup
 //! cni ipam portmap                                                 the CNI server and addresses
 //! ```

@@ -221,8 +221,10 @@ impl Pipeline {
         if self.services.sync(parts).await.ok() == Some(Synced::Changed) {
             rendered.saved = false;
         }
-        // By what the ledger keeps, the next pass compares.
-        rendered.ledger.clone_from(&self.ledger);
+        // By what the ledger keeps, the next pass compares. Most changes of endpoints need no id.
+        if rendered.ledger != self.ledger {
+            rendered.ledger.clone_from(&self.ledger);
+        }
     }
 
     /// Writes the saved commit, unless the file has it. It is small next to a bundle.

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::time::Duration;
 
 use carrick_datapath::services::{
     BatchError, NodeView, Options, Proxy, ProxyMode, RecoverServicesError, ServiceName,
@@ -33,6 +34,8 @@ use crate::status::Fact;
 const BUNDLE: usize = 2000;
 /// Changes that are taken together when they are there.
 const TOGETHER: usize = 1024;
+/// Comparing all Services with the switch when nothing happened takes at most one part of so many of the time.
+const COMPARING: u32 = 100;
 /// Findings that a condition names.
 const NAMED: usize = 10;
 
@@ -105,6 +108,8 @@ pub(crate) struct ServiceDriver {
     feed: Feed,
     /// The session by which the switch was read and adopted.
     adopted: Option<u64>,
+    /// When that was last.
+    compared: Compared,
     /// What the saved commit holds of Services until this process has adopted them.
     kept: Option<Lines>,
     /// A batch left something to do.
@@ -114,6 +119,21 @@ pub(crate) struct ServiceDriver {
     /// When the first change came that the switch has not acknowledged.
     waiting: Option<Instant>,
     error: Option<String>,
+}
+
+/// A comparison of all Services with what the switch holds.
+#[derive(Debug)]
+struct Compared {
+    when: Instant,
+    /// What it took.
+    cost: Duration,
+}
+
+impl Compared {
+    /// Whether to look again for what somebody else has changed: the more Services, the more rarely.
+    fn is_due(&self) -> bool {
+        self.when.elapsed() >= self.cost * COMPARING
+    }
 }
 
 impl ServiceDriver {
@@ -133,6 +153,10 @@ impl ServiceDriver {
             proxy: None,
             feed: Feed::default(),
             adopted: None,
+            compared: Compared {
+                when: Instant::now(),
+                cost: Duration::ZERO,
+            },
             kept: Some(match mode {
                 ProxyMode::Disabled => Lines::default(),
                 ProxyMode::ClusterIp | ProxyMode::Full => Lines::of_file(&node.paths.commit()),
@@ -157,10 +181,7 @@ impl ServiceDriver {
         };
         match &mut self.proxy {
             Some(proxy) if proxy.node().zone == node.zone => {
-                if *proxy.node() != node {
-                    proxy.set_node(node);
-                    self.more = true;
-                }
+                proxy.set_node(node);
             }
             _ => {
                 let options = Options {
@@ -205,7 +226,11 @@ impl ServiceDriver {
                 self.answer(query);
                 return false;
             }
-            Event::More => return true,
+            Event::More => {
+                // Where the switch cannot be changed now, the pass that mends it asks again.
+                self.more = false;
+                return true;
+            }
             Event::Change(change) => self.give(change),
         }
         for _ in 0..TOGETHER {
@@ -248,7 +273,8 @@ impl ServiceDriver {
         self.more = false;
         let synced = self.try_sync(&mut parts).await;
         match &synced {
-            Ok(_) => self.error = None,
+            Ok(Synced::NotNow) => {}
+            Ok(Synced::Same | Synced::Changed) => self.error = None,
             Err(error) => {
                 let text = chain(error);
                 if self.error.as_ref() != Some(&text) {
@@ -270,13 +296,16 @@ impl ServiceDriver {
         let Some(proxy) = &mut self.proxy else {
             return Ok(Synced::NotNow);
         };
-        let mut ledger = parts.ledger.clone();
-        if let Some(dumped) = parts.flows.take_services() {
-            let recovered = proxy.recover_ids(&mut ledger, &dumped)?;
+        let session = parts.flows.admitted();
+        let known = self.adopted.is_some() && self.adopted == session;
+        let dumped = parts.flows.take_services();
+        if let Some(dumped) = dumped.filter(|_| !known || self.compared.is_due()) {
+            let begin = Instant::now();
+            let recovered = proxy.recover_ids(parts.ledger, &dumped)?;
             if recovered > 0 {
                 warn!(recovered, "ids of Services were recovered from the switch");
             }
-            let adopted = proxy.adopt(&mut ledger, &dumped)?;
+            let adopted = proxy.adopt(parts.ledger, &dumped)?;
             if adopted.differing + adopted.orphans > 0 {
                 let (same, differing, orphans) = (adopted.same, adopted.differing, adopted.orphans);
                 info!(
@@ -284,17 +313,20 @@ impl ServiceDriver {
                     differing, orphans, "Services were compared with the switch"
                 );
             }
-            self.adopted = parts.flows.admitted();
+            self.compared = Compared {
+                when: begin,
+                cost: begin.elapsed(),
+            };
+            self.adopted = session;
             self.kept = None;
             self.ids_to_retain = true;
         }
-        if self.adopted.is_none() || self.adopted != parts.flows.admitted() {
+        if self.adopted.is_none() || self.adopted != session {
             return Ok(Synced::NotNow);
         }
-        let batch = proxy.next_batch(&mut ledger, BUNDLE)?;
+        let batch = proxy.next_batch(parts.ledger, BUNDLE)?;
         // An id must be on disk before a flow carries it.
-        parts.ledger_file.write(&ledger)?;
-        parts.ledger.clone_from(&ledger);
+        parts.ledger_file.write(parts.ledger)?;
         let Some(batch) = batch else {
             self.waiting = None;
             if std::mem::take(&mut self.ids_to_retain) {

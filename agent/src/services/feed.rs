@@ -105,15 +105,15 @@ impl Feed {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use carrick_datapath::Addresses;
-    use carrick_datapath::services::{EndpointSlice, NodeView, Options, Service};
+    use carrick_datapath::services::{EndpointSlice, NodeView, Options, ProxyMode, Service};
     use serde_json::json;
 
     use super::super::object;
     use super::*;
 
-    fn proxy() -> Proxy {
+    pub(in super::super) fn proxy() -> Proxy {
         let node = NodeView {
             name: "a".into(),
             zone: String::new(),
@@ -122,7 +122,11 @@ mod tests {
             gateway: Addresses::default(),
             pod_cidrs: Vec::new(),
         };
-        Proxy::new(node, Options::default())
+        let options = Options {
+            mode: ProxyMode::ClusterIp,
+            ..Options::default()
+        };
+        Proxy::new(node, options)
     }
 
     fn service(name: &str) -> Change {

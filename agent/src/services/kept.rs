@@ -45,3 +45,52 @@ impl Lines {
         commit.groups.extend(self.groups);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use carrick_datapath::{COMMIT_VERSION, CookieParts, DatapathKind, Kind};
+
+    use super::*;
+
+    #[test]
+    fn only_services_lines_are_kept() {
+        let cookie =
+            |kind, object| format!("cookie=0x{:x}", CookieParts { kind, object }.to_bits());
+        let service = format!(
+            "{}, table=0,priority=1,ip actions=drop",
+            cookie(Kind::Service, 7)
+        );
+        let pod = format!(
+            "{}, table=0,priority=2,ip actions=drop",
+            cookie(Kind::Pod, 7)
+        );
+        let group = |kind: Kind| {
+            format!(
+                "group_id={},type=all,bucket=actions=drop",
+                (kind as u32) << 24 | 7
+            )
+        };
+        let mut commit = Commit {
+            version: COMMIT_VERSION,
+            boot_id: "b".into(),
+            datapath: DatapathKind::System,
+            bridge: "br-int".into(),
+            flows: vec![pod.clone(), service.clone(), "nonsense".into()],
+            groups: vec![group(Kind::Pipeline), group(Kind::ServiceGroup)],
+            meters: vec![],
+        };
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("commit.json");
+        assert_eq!(Lines::of_file(&file), Lines::default());
+        std::fs::write(&file, commit.to_bytes().unwrap()).unwrap();
+        let kept = Lines::of_file(&file);
+        let expected = Lines {
+            flows: vec![service.clone()],
+            groups: vec![group(Kind::ServiceGroup)],
+        };
+        assert_eq!(kept, expected);
+        commit.flows = vec![pod.clone()];
+        kept.add_to(&mut commit);
+        assert_eq!(commit.flows, [pod, service]);
+    }
+}

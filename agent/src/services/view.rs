@@ -120,3 +120,45 @@ fn frontend(found: &Frontend, with_backends: bool) -> FrontendView {
         claimed_by: found.claimed_by.as_ref().map(ToString::to_string),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::super::{feed, object};
+    use super::*;
+
+    #[test]
+    fn one_service_is_shown_with_its_backends_and_all_with_their_number() {
+        let mut proxy = feed::tests::proxy();
+        let service = json!({
+            "metadata": {"name": "web", "namespace": "n"},
+            "spec": {"clusterIP": "10.96.0.7", "ports": [{"port": 80}]},
+        });
+        let slice = json!({
+            "metadata": {"name": "web-1", "namespace": "n",
+                "labels": {"kubernetes.io/service-name": "web"}},
+            "addressType": "IPv4", "ports": [{"port": 8080}],
+            "endpoints": [{"addresses": ["10.1.0.5"]}],
+        });
+        let service = object::service(&serde_json::from_value(service).unwrap());
+        let slice = object::endpoint_slice(&serde_json::from_value(slice).unwrap());
+        proxy.upsert_service(service.unwrap());
+        proxy.upsert_slice(&slice.unwrap());
+        let mut frontend = json!({
+            "kind": "ClusterIP", "address": "10.96.0.7", "protocol": "tcp", "port": 80,
+            "policy": "Cluster", "backendCount": 1,
+        });
+        let text = |asked: Option<&ServiceName>| {
+            serde_json::to_value(answer(&proxy, true, asked)).unwrap()
+        };
+        let all = text(None);
+        assert_eq!(all["services"]["n/web"]["frontends"], json!([frontend]));
+        assert_eq!((&all["listed"], &all["pending"]), (&json!(true), &json!(1)));
+        frontend["backends"] = json!(["10.1.0.5:8080"]);
+        let one = text(Some(&ServiceName::new("n", "web")));
+        assert_eq!(one["services"]["n/web"]["frontends"], json!([frontend]));
+        let none = text(Some(&ServiceName::new("n", "other")));
+        assert_eq!(none["services"], json!({}));
+    }
+}

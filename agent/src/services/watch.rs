@@ -128,6 +128,8 @@ async fn follow<K, I, G>(
         .labels(&selector)
         .page_size(PAGE)
         .timeout(SILENCE);
+    // The API server may be away for long, and the backoff asks often.
+    let mut told = false;
     loop {
         let mut events = watcher(api.clone(), config.clone())
             .default_backoff()
@@ -148,10 +150,17 @@ async fn follow<K, I, G>(
                 None => break,
                 Some(Ok(event)) => event,
                 Some(Err(error)) => {
-                    debug!(kind = ?source.kind, error = chain(&error), "a watch is tried again");
+                    let (kind, error) = (source.kind, chain(&error));
+                    if told {
+                        debug!(?kind, error, "a watch is tried again");
+                    } else {
+                        warn!(?kind, error, "a watch does not work and is tried again");
+                    }
+                    told = true;
                     continue;
                 }
             };
+            told = false;
             if let Some(change) = source.change(&event)
                 && out.changes.send(change).await.is_err()
             {

@@ -121,7 +121,8 @@ pub struct NetworkingSpec {
     /// gateway, and takes them out again. Default: Report.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub host_firewall: Option<HostFirewall>,
-    /// Who serves Services: this network, or a kube-proxy.
+    /// Who serves Services: a kube-proxy (mode Disabled), or this network the cluster IPs for pods and a
+    /// kube-proxy the rest (mode ClusterIP).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub service_proxy: Option<ServiceProxy>,
     /// Where CNI files go on the hosts.

@@ -273,3 +273,21 @@ fn binding() -> ValidatingAdmissionPolicyBinding {
         }),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn agents_see_services_only_where_they_serve_them() {
+        let sees = |mode| {
+            let rules = agent_rules(mode);
+            let mut resources = rules
+                .iter()
+                .flat_map(|rule| rule.resources.iter().flatten());
+            resources.any(|resource| resource == "services")
+        };
+        assert!(!sees(ServiceProxyMode::Disabled));
+        assert!(sees(ServiceProxyMode::ClusterIP) && sees(ServiceProxyMode::Full));
+    }
+}
