@@ -176,16 +176,14 @@ async fn services(State(node): State<Arc<Node>>, Query(asked): Query<Asked>) -> 
     };
     let (reply, answer) = oneshot::channel();
     let query = crate::services::view::Query { service, reply };
-    let asked = node.service_queries.try_send(query).is_ok();
+    // With no room for it, the question is dropped and its answer with it.
+    let _ = node.service_queries.try_send(query);
     // The programmer may be busy with a switch that does not answer.
-    let answer = tokio::time::timeout(PATIENCE, answer);
-    match (asked, answer.await) {
-        (true, Ok(Ok(answer))) => Json(answer).into_response(),
-        _ => {
-            let text = "the programmer does not answer now\n";
-            (StatusCode::SERVICE_UNAVAILABLE, text).into_response()
-        }
+    if let Ok(Ok(answer)) = tokio::time::timeout(PATIENCE, answer).await {
+        return Json(answer).into_response();
     }
+    let text = "the programmer does not answer now\n";
+    (StatusCode::SERVICE_UNAVAILABLE, text).into_response()
 }
 
 async fn config(State(node): State<Arc<Node>>) -> Response {

@@ -16,6 +16,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::process::{Child, Command, Stdio};
 
 use carrick_datapath::{CookieParts, Kind};
+use carrick_proto::{Body, Entry};
 use carrick_testkit::apiserver::ApiServer;
 use lab::controller::{Controller, node_record, pod_record, route_record};
 use lab::kubernetes::Relay;
@@ -125,7 +126,7 @@ fn endpoints(service: &str, protocol: &str, addresses: &[&String]) -> Vec<serde_
 }
 
 /// Flows of a Service in the bridge.
-fn is_service(flow: &String) -> bool {
+fn is_service(flow: &str) -> bool {
     let cookie = flow.split("cookie=0x").nth(1);
     let cookie = cookie.and_then(|rest| rest.split(',').next());
     let bits = cookie.and_then(|hex| u64::from_str_radix(hex, 16).ok());
@@ -167,7 +168,7 @@ struct Bed {
     node: LabNode,
     server: ApiServer,
     relay: Option<Relay>,
-    _controller: Controller,
+    controller: Controller,
     _other: LabNode,
     client: String,
     /// Namespaces and addresses of the pods that serve.
@@ -211,7 +212,7 @@ async fn bed() -> Bed {
         node,
         server,
         relay,
-        _controller: controller,
+        controller,
         _other: other,
         client,
         pods,
@@ -381,11 +382,62 @@ async fn strangers_changes_and_a_switch_that_starts_anew_are_mended_and_disabled
     bed.node.start_agent();
     bed.node.wait_ready();
     wait("Services to leave the switch", || {
-        !bed.node.flows().iter().any(is_service)
+        !bed.node.flows().iter().any(|flow| is_service(flow))
     });
     assert_eq!(groups(&bed.node), [""; 0]);
     assert_eq!(bed.node.condition("ServicesServed").0, "");
     wait("the saved commit to forget them", || {
-        !saved(&bed.node).iter().any(is_service)
+        !saved(&bed.node).iter().any(|flow| is_service(flow))
     });
+}
+
+/// The record of the node in a zone.
+fn in_zone(zone: &str) -> Entry {
+    let Body::Node(mut facts) = node_record(1, &CIDRS).into_body() else {
+        unreachable!("it is a node's record")
+    };
+    let label = "topology.kubernetes.io/zone";
+    facts.labels.insert(label.into(), zone.into());
+    Entry::new(Body::Node(facts))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn in_another_zone_other_endpoints_count_without_a_restart() {
+    let bed = bed().await;
+    bed.controller.send("node1", vec![in_zone("z1")], vec![]);
+    let (one, two) = (&bed.pods[0].1, &bed.pods[1].1);
+    let both: Vec<&String> = one.iter().chain(two).collect();
+    let mut slices = endpoints("web", "TCP", &both);
+    for endpoint in slices
+        .iter_mut()
+        .flat_map(|slice| slice["endpoints"].as_array_mut().unwrap())
+    {
+        let address = endpoint["addresses"][0].as_str().unwrap();
+        let zone = if one.iter().any(|own| own == address) {
+            "z1"
+        } else {
+            "z2"
+        };
+        endpoint["hints"] = json!({"forZones": [{"name": zone}]});
+    }
+    bed.apply_all(&[service("web", &CLUSTER_IPS, "TCP")]);
+    bed.apply_all(&slices);
+    let always = |name: &str| {
+        bed.wait_for(name);
+        for ip in CLUSTER_IPS.iter().cycle().take(10) {
+            assert_eq!(who(&bed.client, ip, 80), name, "{ip}");
+        }
+    };
+    always("one");
+    bed.controller.send("node1", vec![in_zone("z2")], vec![]);
+    wait("Services to be read anew", || {
+        bed.node.log().contains("zone has changed")
+    });
+    wait("the other zone's endpoint", || {
+        told(&bed.node, "web")["frontends"][0]["backends"] == json!([format!("{}:{PORT}", two[0])])
+    });
+    wait("the switch to be told", || {
+        bed.node.condition("ServicesServed").0 == "True"
+    });
+    always("two");
 }

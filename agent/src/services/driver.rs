@@ -21,7 +21,7 @@ use tracing::{debug, info, warn};
 use super::feed::Feed;
 use super::kept::Lines;
 use super::metrics::SyncMetrics;
-use super::view::{Answer, Query, answer};
+use super::view::{Query, answer};
 use super::watch::Change;
 use crate::flows::{FlowDriver, FlowError};
 use crate::journal::JournalError;
@@ -256,7 +256,7 @@ impl ServiceDriver {
         let proxy = self.proxy.as_ref();
         let answer = proxy.map(|proxy| answer(proxy, self.feed.is_whole(), asked));
         // Who asked may have gone.
-        let _ = query.reply.send(answer.unwrap_or_else(Answer::default));
+        let _ = query.reply.send(answer.unwrap_or_default());
     }
 
     /// Whether everything is known that the switch is to hold.

@@ -209,7 +209,7 @@ mod tests {
     use super::*;
     use serde_json::{Value, json};
 
-    fn of(spec: Value) -> Service {
+    fn of(spec: &Value) -> Service {
         let object = json!({
             "metadata": {"name": "web", "namespace": "shop", "uid": "u1"}, "spec": spec,
         });
@@ -218,7 +218,7 @@ mod tests {
 
     #[test]
     fn nil_is_what_the_api_says_it_is() {
-        let service = of(json!({"clusterIP": "10.96.0.7", "ports": [{"port": 80}]}));
+        let service = of(&json!({"clusterIP": "10.96.0.7", "ports": [{"port": 80}]}));
         assert_eq!(service.name.as_str(), "shop/web");
         assert_eq!(service.kind, ServiceType::ClusterIp);
         assert_eq!(
@@ -281,8 +281,8 @@ mod tests {
 
     #[test]
     fn headless_external_and_other_proxies_are_not_served() {
-        assert!(!of(json!({"clusterIP": "None", "ports": [{"port": 80}]})).is_served());
-        assert!(!of(json!({"type": "ExternalName", "externalName": "a.example"})).is_served());
+        assert!(!of(&json!({"clusterIP": "None", "ports": [{"port": 80}]})).is_served());
+        assert!(!of(&json!({"type": "ExternalName", "externalName": "a.example"})).is_served());
         for label in NOT_OURS {
             let object = json!({
                 "metadata": {"name": "web", "namespace": "shop", "labels": {label: "x"}},
