@@ -12,6 +12,7 @@ mod removal;
 mod rollout;
 mod runtime;
 mod security;
+mod services;
 mod spoof;
 mod under_traffic;
 mod upgrade;
@@ -27,6 +28,7 @@ pub fn all() -> Vec<Suite> {
     vec![
         (Previous, Quick, "upgrade", upgrade::tests()),
         (V4, Quick, "v4_connectivity", connectivity::tests()),
+        (V4, Quick, "v4_services", services::tests()),
         (V4, Quick, "rollout", rollout::failure_tests()),
         (V4, Slow, "rollout_order", rollout::order_tests()),
         (V4, Quick, "v4_no_encap", removal::no_encap_tests()),
@@ -50,6 +52,7 @@ pub fn all() -> Vec<Suite> {
         (Dual, Quick, "removal", removal::deletion_tests()),
         (Dual, Quick, "dual_no_encap", removal::no_encap_tests()),
         (Kernel, Quick, "kernel_connectivity", connectivity::tests()),
+        (Kernel, Quick, "kernel_services", services::tests()),
         (Kernel, Slow, "kernel_spoof", spoof::tests()),
         (Kernel, Slow, "kernel_faults", faults::kernel_tests()),
         (

@@ -113,7 +113,7 @@ fn foreign_agentinfo(bed: &Bed) -> Result<()> {
     Ok(())
 }
 
-fn can(bed: &Bed, account: &str, verb: &str, what: &str) -> Result<bool> {
+pub(super) fn can(bed: &Bed, account: &str, verb: &str, what: &str) -> Result<bool> {
     let who = format!("system:serviceaccount:{NAMESPACE}:{account}");
     let out = bed.kubectl_any(&["auth", "can-i", verb, what, "--as", &who, "-A"])?;
     Ok(String::from_utf8_lossy(&out.stdout).trim() == "yes")

@@ -1,0 +1,217 @@
+//! Services that the switch serves to pods.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use carrick_e2e::bed::Bed;
+use carrick_e2e::pod::{Pod, bracket};
+use carrick_e2e::program::{difference, program};
+use carrick_e2e::wait;
+use serde_json::json;
+
+use super::security;
+use crate::Test;
+
+/// Turning Services on comes first, and turning them off last.
+pub fn tests() -> Vec<Test> {
+    vec![
+        ("cluster_ips_answer_pods_of_every_node", cluster_ips),
+        ("endpoints_are_followed", endpoints),
+        ("pods_reach_the_api_server_by_its_service", api_server),
+        ("services_outlive_their_agent", killed_agent),
+        ("services_turned_off_leave_the_switch", turned_off),
+    ]
+}
+
+const SUITE: &str = "services";
+const SERVICE: &str = "echo";
+/// How long a roll of the agents may take.
+const ROLL: Duration = Duration::from_mins(5);
+/// How long a change of a Service may take to be followed on a busy machine.
+const FOLLOWED: Duration = Duration::from_mins(1);
+/// Connections by which every endpoint of two is met: all to one has a chance of 2^-31.
+const CONNECTIONS: usize = 32;
+
+fn switch_mode(bed: &Bed, mode: &str) -> Result<()> {
+    bed.patch_networking(&json!({"serviceProxy": {"mode": mode}}))?;
+    bed.wait_ready(ROLL)
+}
+
+/// A pod on each of two nodes that a Service has as endpoints.
+fn backends(bed: &Bed) -> Result<[Pod; 2]> {
+    let namespace = bed.namespace(SUITE)?;
+    let pods = [
+        Pod::create(bed, &namespace, "one", bed.node_name(0))?,
+        Pod::create(bed, &namespace, "two", bed.node_name(1))?,
+    ];
+    for pod in &pods {
+        let label = ["label", "pod", "-n", &namespace, &pod.name, "--overwrite"];
+        bed.kubectl(&[&label[..], &["serves=echo"]].concat())?;
+    }
+    bed.apply(&json!({
+        "apiVersion": "v1", "kind": "Service",
+        "metadata": {"namespace": namespace, "name": SERVICE},
+        "spec": {
+            "selector": {"serves": "echo"},
+            "ipFamilyPolicy": "PreferDualStack",
+            "ports": [
+                {"name": "web", "port": 80, "targetPort": 8080},
+                {"name": "echo", "port": 81, "targetPort": 8081, "protocol": "UDP"},
+            ],
+        },
+    }))?;
+    Ok(pods)
+}
+
+/// The addresses of a Service.
+fn addresses(bed: &Bed, namespace: &str, name: &str) -> Result<Vec<IpAddr>> {
+    let service = bed.get("service", Some(namespace), name)?;
+    let all = service["spec"]["clusterIPs"].as_array().into_iter();
+    all.flatten()
+        .map(|address| Ok(address.as_str().context("an address")?.parse()?))
+        .collect()
+}
+
+/// Who answers a pod's connections to the Service; each of them must be answered.
+fn answers(bed: &Bed, from: &Pod, address: IpAddr) -> Result<BTreeSet<String>> {
+    let url = format!("http://{}/hostname", bracket(address));
+    let script = format!(
+        "for i in $(seq {CONNECTIONS}); do curl -sS --fail --noproxy '*' --max-time 20 {url} && echo; done"
+    );
+    let out = from.run(bed, &script)?;
+    let names: Vec<&str> = out.split_whitespace().collect();
+    ensure!(
+        names.len() == CONNECTIONS,
+        "{} of {CONNECTIONS} connections to {address} were answered",
+        names.len()
+    );
+    Ok(names.into_iter().map(str::to_owned).collect())
+}
+
+fn echo(bed: &Bed, from: &Pod, address: IpAddr) -> Result<()> {
+    let script = format!(
+        "exec 3<>/dev/udp/{address}/81 && printf 'echo carrick' >&3 \
+         && answer=$(timeout 10 dd bs=64 count=1 status=none <&3) && [ \"$answer\" = carrick ]"
+    );
+    from.run(bed, &script).map(drop)
+}
+
+/// Waits until exactly these pods answer by every address.
+fn all_answer(bed: &Bed, from: &Pod, expected: &[&Pod]) -> Result<()> {
+    let expected: BTreeSet<String> = expected.iter().map(|pod| pod.name.clone()).collect();
+    for address in addresses(bed, &from.namespace, SERVICE)? {
+        let what = format!("{expected:?} to answer {} by {address}", from.name);
+        wait::until(&what, FOLLOWED, || {
+            Ok(answers(bed, from, address)? == expected)
+        })?;
+    }
+    Ok(())
+}
+
+fn cluster_ips(bed: &Bed) -> Result<()> {
+    switch_mode(bed, "ClusterIP")?;
+    let [one, two] = backends(bed)?;
+    let client = Pod::create(bed, &one.namespace, "client", bed.node_name(0))?;
+    // An endpoint is a client too, and meets itself.
+    for from in [&client, &one, &two] {
+        all_answer(bed, from, &[&one, &two])?;
+        for address in addresses(bed, &one.namespace, SERVICE)? {
+            for _ in 0..4 {
+                echo(bed, from, address)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn endpoints(bed: &Bed) -> Result<()> {
+    let [one, two] = backends(bed)?;
+    let client = Pod::create(bed, &one.namespace, "client", bed.node_name(0))?;
+    two.delete(bed)?;
+    all_answer(bed, &client, &[&one])?;
+    let [one, two] = backends(bed)?;
+    all_answer(bed, &client, &[&one, &two])
+}
+
+fn api_server(bed: &Bed) -> Result<()> {
+    let namespace = bed.namespace(SUITE)?;
+    for node in [bed.node_name(0), bed.node_name(1)] {
+        let client = Pod::create(bed, &namespace, &format!("client-{node}"), node)?;
+        for address in addresses(bed, "default", "kubernetes")? {
+            let url = format!("https://{}/version", bracket(address));
+            let said = client.run(
+                bed,
+                &format!("curl -sS --fail --insecure --noproxy '*' --max-time 20 {url}"),
+            )?;
+            ensure!(said.contains("gitVersion"), "{said}");
+        }
+    }
+    Ok(())
+}
+
+fn killed_agent(bed: &Bed) -> Result<()> {
+    let [one, two] = backends(bed)?;
+    let client = Pod::create(bed, &one.namespace, "client", bed.node_name(0))?;
+    all_answer(bed, &client, &[&one, &two])?;
+    let node = bed.node_name(0);
+    bed.settled(node)?;
+    let before = program(bed, node)?;
+    let agent = bed.agent_pod(node)?;
+    let restarts = bed.restarts(&agent)?;
+    bed.kill_in_pod(node, &agent, "carrick agent")?;
+    // With the agent away, and while the next one reads what there is. A refused connection ends it.
+    let mut refused = None;
+    wait::until("the agent to restart", Duration::from_secs(90), || {
+        for address in addresses(bed, &one.namespace, SERVICE)? {
+            if let Err(error) = answers(bed, &client, address) {
+                refused = Some(error);
+                return Ok(true);
+            }
+        }
+        Ok(bed.restarts(&agent)? > restarts && bed.pod_ready(&agent)?)
+    })?;
+    if let Some(error) = refused {
+        return Err(error.context("while the agent was away"));
+    }
+    bed.wait_agent(node, Duration::from_secs(90))?;
+    bed.settled(node)?;
+    let after = program(bed, node)?;
+    ensure!(
+        before == after,
+        "flows changed:\n{}",
+        difference(&before, &after)
+    );
+    Ok(())
+}
+
+fn turned_off(bed: &Bed) -> Result<()> {
+    let namespace = bed.namespace(SUITE)?;
+    let known = addresses(bed, &namespace, SERVICE)?;
+    let holds = |node: &str| -> Result<Option<String>> {
+        let mut lines = program(bed, node)?.into_iter();
+        Ok(lines.find(|line| {
+            let at = |address: &IpAddr| {
+                line.contains(&format!("dst={address},"))
+                    || line.contains(&format!("dst={address} "))
+            };
+            known.iter().any(at)
+        }))
+    };
+    for node in bed.node_names() {
+        // Without this the next look would find nothing whatever it looks for.
+        ensure!(holds(&node)?.is_some(), "{node} has no flow of {known:?}");
+    }
+    switch_mode(bed, "Disabled")?;
+    for node in bed.node_names() {
+        let left = holds(&node)?;
+        ensure!(left.is_none(), "{node} still has {left:?}");
+    }
+    ensure!(
+        !security::can(bed, "carrick-agent", "list", "services")?,
+        "agents may still list Services"
+    );
+    bed.kubectl(&["delete", "namespace", &namespace, "--wait=true"])
+        .map(drop)
+}
