@@ -12,168 +12,28 @@
 
 mod support;
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::io::{BufRead as _, BufReader};
-use std::net::IpAddr;
-use std::process::{Child, Command, Stdio};
+use std::collections::BTreeSet;
 
 use carrick_datapath::services::{
-    Endpoint, Ingress, IngressMode, MAX_MEMBERS, Protocol, Service, ServiceName, ServiceType,
-    TrafficPolicy,
+    Ingress, IngressMode, MAX_MEMBERS, Protocol, ServiceName, ServiceType, TrafficPolicy,
 };
+use carrick_testkit::ovs::wait;
 use support::Families;
-use support::lab::{LabNode, in_netns, two_nodes};
-use support::lab_services::{LabServices, dump, serve, serve_on};
+use support::clients::{Server, ask, ip};
+use support::lab::{LabNode, in_netns};
+use support::lab_services::{LabServices, dump, serve};
 use support::services::{endpoint, service, slice};
+use support::web::{CLUSTER_IPS, Web, web};
 
 use Protocol::{Tcp, Udp};
-
-/// A server that tells every client who it is and what source it sees, until it is dropped.
-struct Server(Child);
-
-impl Server {
-    fn start(netns: &str, name: &str, protocol: Protocol, port: u16) -> Self {
-        let serve = match protocol {
-            Protocol::Tcp => {
-                "s=socket.socket(f,socket.SOCK_STREAM); s.setsockopt(1,2,1); s.bind(('::',port)); s.listen(50)\n\
-                 print('up',flush=True)\n\
-                 while True:\n\
-                 \x20c,a=s.accept(); c.sendall(f'{name} {a[0]}'.encode()); c.close()"
-            }
-            _ => {
-                "s=socket.socket(f,socket.SOCK_DGRAM); s.bind(('::',port))\n\
-                 print('up',flush=True)\n\
-                 while True:\n\
-                 \x20d,a=s.recvfrom(100); s.sendto(f'{name} {a[0]}'.encode(),a)"
-            }
-        };
-        let program =
-            format!("import socket\nf=socket.AF_INET6; name={name:?}; port={port}\n{serve}");
-        let mut child = Command::new("ip")
-            .args(["netns", "exec", netns, "python3", "-c", &program])
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("python3 is installed");
-        let mut line = String::new();
-        BufReader::new(child.stdout.take().unwrap())
-            .read_line(&mut line)
-            .unwrap();
-        assert_eq!(line.trim(), "up", "{name} serves");
-        Self(child)
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-/// Connects `times` times, patiently, as machines may be busy, or once; who answered how often with which source, or what the first error was.
-fn ask(netns: &str, protocol: Protocol, address: IpAddr, port: u16, times: u32) -> Answers {
-    let kind = if protocol == Tcp {
-        "SOCK_STREAM"
-    } else {
-        "SOCK_DGRAM"
-    };
-    let family = if address.is_ipv4() {
-        "AF_INET"
-    } else {
-        "AF_INET6"
-    };
-    let program = format!(
-        "import socket\n\
-         wait=3 if {times}==1 else 15\n\
-         for _ in range({times}):\n\
-         \x20s=socket.socket(socket.{family},socket.{kind}); s.settimeout(wait)\n\
-         \x20try:\n\
-         \x20\x20s.connect(('{address}',{port})); s.send(b'x'); print(s.recv(100).decode())\n\
-         \x20except OSError as e: print('error',type(e).__name__)\n\
-         \x20s.close()"
-    );
-    let (_, text) = in_netns(netns, &format!("python3 -c \"{program}\""));
-    let mut answers = Answers::default();
-    for line in text.lines() {
-        let (name, source) = line.split_once(' ').unwrap_or((line, ""));
-        *answers.by.entry(name.to_owned()).or_default() += 1;
-        answers
-            .sources
-            .insert(source.trim_start_matches("::ffff:").to_owned());
-    }
-    answers
-}
-
-#[derive(Debug, Default)]
-struct Answers {
-    by: BTreeMap<String, u32>,
-    sources: BTreeSet<String>,
-}
-
-impl Answers {
-    fn names(&self) -> Vec<&str> {
-        self.by.keys().map(String::as_str).collect()
-    }
-}
-
-fn ip(text: &str) -> IpAddr {
-    text.parse().unwrap()
-}
-
-const PORTS: [(&str, Protocol, u16); 2] = [("web", Tcp, 8080), ("dns", Udp, 5353)];
-
-fn web() -> Service {
-    service(
-        "web",
-        &["10.96.0.10", "fd00:96::10"],
-        &[("web", Tcp, 80), ("dns", Udp, 53)],
-    )
-}
-
-/// Slices of both families for pods.
-fn endpoints(services: &mut LabServices, pods: &[(IpAddr, &str)]) {
-    for (name, v4) in [("web4", true), ("web6", false)] {
-        let here = pods.iter().filter(|(address, _)| address.is_ipv4() == v4);
-        let here: Vec<Endpoint> = here
-            .map(|(address, node)| endpoint(&address.to_string(), node))
-            .collect();
-        services
-            .proxy
-            .upsert_slice(&slice(name, "web", &PORTS, here));
-    }
-}
-
-fn addresses(lab: &LabNode, pods: &[usize], node: &'static str) -> Vec<(IpAddr, &'static str)> {
-    let all = pods
-        .iter()
-        .flat_map(|index| lab.pod(*index).pod.addresses.iter());
-    all.map(|address| (address, node)).collect()
-}
-
-fn servers(lab: &LabNode, pods: &[usize]) -> Vec<Server> {
-    let of = |index: &usize| {
-        let pod = lab.pod(*index);
-        let name = pod.pod.addresses.v4.unwrap().to_string();
-        [(Tcp, 8080), (Udp, 5353)]
-            .map(|(protocol, port)| Server::start(&pod.netns, &name, protocol, port))
-    };
-    pods.iter().flat_map(of).collect()
-}
-
-const CLUSTER_IPS: [&str; 2] = ["10.96.0.10", "fd00:96::10"];
 
 /// Pods and the host reach a Service by its cluster IP, both families, TCP and UDP; its endpoints share
 /// the connections; a gone endpoint gets none; without any the client is told at once.
 #[test]
 fn cluster_ips_lead_to_endpoints() {
-    let mut a = LabNode::start(1, Families::Dual);
-    let pods: Vec<usize> = (1..=3).map(|p| a.add_pod(p)).collect();
-    let mut services = serve(&mut a, 1);
-    let _servers = servers(&a, &pods[1..]);
-    services.proxy.upsert_service(web());
-    endpoints(&mut services, &addresses(&a, &pods[1..], "node1"));
-    services.sync(&mut a);
-    let client = a.pod(pods[0]).netns.clone();
+    let mut lab = Web::on_one_node(Families::Dual, 2);
+    lab.publish(&web(), &[0, 1]);
+    let (client, host) = (lab.client(), lab.node.netns().to_owned());
     for (protocol, port) in [(Tcp, 80), (Udp, 53)] {
         for address in CLUSTER_IPS {
             let answers = ask(&client, protocol, ip(address), port, 30);
@@ -190,41 +50,40 @@ fn cluster_ips_lead_to_endpoints() {
             } else {
                 "10.10.1.11"
             }));
-            let host = ask(a.netns(), protocol, ip(address), port, 10);
-            assert!(
-                !host.by.contains_key("error"),
-                "from the host to {address}: {host:?}"
-            );
+            let answers = ask(&host, protocol, ip(address), port, 10);
+            assert!(!answers.failed(), "from the host to {address}: {answers:?}");
         }
     }
-    assert_eq!(LabServices::pipeline(&mut a), 0, "the rest is as it was");
+    assert_eq!(
+        LabServices::pipeline(&mut lab.node),
+        0,
+        "the rest is as it was"
+    );
     // The switch holds what it was told, and an agent that starts again has nothing to say.
-    let dumped = dump(&a.ovs);
-    let mut again = carrick_datapath::services::Proxy::new(
-        services.proxy.node().clone(),
+    let dumped = dump(&lab.node.ovs);
+    lab.services.proxy = carrick_datapath::services::Proxy::new(
+        lab.services.proxy.node().clone(),
         support::lab_services::options(),
     );
-    again.upsert_service(web());
-    std::mem::swap(&mut services.proxy, &mut again);
-    endpoints(&mut services, &addresses(&a, &pods[1..], "node1"));
+    lab.services.proxy.upsert_service(web());
+    lab.endpoints(&[0, 1]);
     let mut lost = carrick_datapath::IdLedger::default();
-    assert!(services.proxy.recover_ids(&mut lost, &dumped).unwrap() > 0);
-    let adopted = services.proxy.adopt(&mut lost, &dumped).unwrap();
+    let proxy = &mut lab.services.proxy;
+    assert!(proxy.recover_ids(&mut lost, &dumped).unwrap() > 0);
+    let adopted = proxy.adopt(&mut lost, &dumped).unwrap();
     assert_eq!(
         (adopted.same, adopted.differing, adopted.orphans),
         (1, 0, 0)
     );
 
-    endpoints(&mut services, &addresses(&a, &pods[2..], "node1"));
-    assert!(services.sync(&mut a) > 0);
+    assert!(lab.lead_to(&[1]) > 0);
     for address in CLUSTER_IPS {
         let answers = ask(&client, Tcp, ip(address), 80, 20);
         assert_eq!(answers.names(), ["10.10.1.13"], "{address}");
     }
-    endpoints(&mut services, &[]);
-    services.sync(&mut a);
+    lab.lead_to(&[]);
     for address in CLUSTER_IPS {
-        for netns in [client.as_str(), a.netns()] {
+        for netns in [&client, &host] {
             for (protocol, port) in [(Tcp, 80), (Udp, 53)] {
                 let answers = ask(netns, protocol, ip(address), port, 1);
                 assert_eq!(answers.names(), ["error"]);
@@ -236,31 +95,25 @@ fn cluster_ips_lead_to_endpoints() {
         }
     }
     // And back again: UDP clients are not held by the time without endpoints.
-    endpoints(&mut services, &addresses(&a, &pods[1..], "node1"));
-    services.sync(&mut a);
+    lab.lead_to(&[0, 1]);
     for address in CLUSTER_IPS {
         let answers = ask(&client, Udp, ip(address), 53, 5);
-        assert!(!answers.by.contains_key("error"), "{answers:?}");
+        assert!(!answers.failed(), "{answers:?}");
     }
 }
 
 /// A pod that is the only endpoint of its Service reaches itself, under another address.
 #[test]
 fn an_endpoint_may_be_its_own_client() {
-    let mut a = LabNode::start(1, Families::Dual);
-    let pod = a.add_pod(1);
-    let mut services = serve(&mut a, 1);
-    let _servers = servers(&a, &[pod]);
-    services.proxy.upsert_service(web());
-    endpoints(&mut services, &addresses(&a, &[pod], "node1"));
-    services.sync(&mut a);
+    let mut lab = Web::on_one_node(Families::Dual, 1);
+    lab.publish(&web(), &[0]);
     for (address, source) in CLUSTER_IPS
         .into_iter()
         .zip(["169.254.77.4", "fd63:6172:7269:636b::4"])
     {
         for (protocol, port) in [(Tcp, 80), (Udp, 53)] {
-            let answers = ask(&a.pod(pod).netns, protocol, ip(address), port, 5);
-            assert_eq!(answers.names(), ["10.10.1.11"], "{address} {answers:?}");
+            let answers = ask(&lab.server(0), protocol, ip(address), port, 5);
+            assert_eq!(answers.names(), ["10.10.1.12"], "{address} {answers:?}");
             assert!(answers.sources.contains(source), "{answers:?}");
         }
     }
@@ -269,21 +122,11 @@ fn an_endpoint_may_be_its_own_client() {
 /// Endpoints of another node, and policies that keep to this one.
 #[test]
 fn endpoints_of_two_nodes() {
-    let (mut a, mut b) = two_nodes(Families::Dual, Families::V4);
-    let (one, near, far) = (a.add_pod(1), a.add_pod(2), b.add_pod(3));
-    let mut services = serve(&mut a, 1);
-    let _servers: Vec<Server> = servers(&a, &[near])
-        .into_iter()
-        .chain(servers(&b, &[far]))
-        .collect();
+    let mut lab = Web::on_two_nodes(Families::V4);
     let mut web = web();
-    services.proxy.upsert_service(web.clone());
-    let mut all = addresses(&a, &[near], "node1");
-    all.extend(addresses(&b, &[far], "node2"));
-    endpoints(&mut services, &all);
-    services.sync(&mut a);
-    let client = a.pod(one).netns.clone();
-    for netns in [client.as_str(), a.netns()] {
+    lab.publish(&web, &[0, 1]);
+    let (client, host) = (lab.client(), lab.node.netns().to_owned());
+    for netns in [&client, &host] {
         for address in CLUSTER_IPS {
             let answers = ask(netns, Tcp, ip(address), 80, 30);
             assert_eq!(
@@ -294,16 +137,14 @@ fn endpoints_of_two_nodes() {
         }
     }
     web.internal_policy = TrafficPolicy::Local;
-    services.proxy.upsert_service(web.clone());
-    services.sync(&mut a);
+    lab.publish(&web, &[0, 1]);
     for address in CLUSTER_IPS {
         assert_eq!(
             ask(&client, Tcp, ip(address), 80, 10).names(),
             ["10.10.1.12"]
         );
     }
-    endpoints(&mut services, &addresses(&b, &[far], "node2"));
-    services.sync(&mut a);
+    lab.lead_to(&[1]);
     let answers = ask(&client, Tcp, ip("10.96.0.10"), 80, 1);
     assert!(
         answers
@@ -314,86 +155,116 @@ fn endpoints_of_two_nodes() {
     );
 }
 
-/// A client stays with its endpoint while it is there, over all addresses of the port, and for as long
-/// as it comes back within the timeout.
+/// The endpoint that answers a client with affinity, several times in a row; names of all when they are several.
+fn held(client: &str, address: &str) -> String {
+    ask(client, Tcp, ip(address), 80, 5).names().join(" ")
+}
+
+/// A client stays with its endpoint while it is there, over all addresses of the port, though a new client
+/// with its address would get another one.
 #[test]
 fn affinity_holds_and_heals() {
-    let mut a = LabNode::start(1, Families::Dual);
-    let pods: Vec<usize> = (1..=4).map(|p| a.add_pod(p)).collect();
-    let mut services = serve(&mut a, 1);
-    let _servers = servers(&a, &pods[1..]);
+    let mut lab = Web::on_one_node(Families::Dual, 3);
     let mut web = web();
-    web.affinity_seconds = Some(4);
+    // No client of this test stays away for so long.
+    web.affinity_seconds = Some(10_800);
     web.external_ips = vec![ip("198.51.100.7")];
-    services.proxy.upsert_service(web);
-    endpoints(&mut services, &addresses(&a, &pods[1..], "node1"));
-    services.sync(&mut a);
-    let client = a.pod(pods[0]).netns.clone();
+    let all = [0, 1, 2];
+    lab.publish(&web, &all);
+    let client = lab.client();
     for (protocol, port) in [(Tcp, 80), (Udp, 53)] {
         for address in CLUSTER_IPS {
             let answers = ask(&client, protocol, ip(address), port, 20);
             assert_eq!(answers.by.len(), 1, "{address} {answers:?}");
-            assert!(!answers.by.contains_key("error"), "{answers:?}");
+            assert!(!answers.failed(), "{answers:?}");
         }
     }
     // The switch holds the groups as they were told, and what was learned is nobody's.
-    let dumped = dump(&a.ovs);
-    let adopted = services.proxy.adopt(&mut a.ledger, &dumped).unwrap();
+    let dumped = dump(&lab.node.ovs);
+    let adopted = lab.services.proxy.adopt(&mut lab.node.ledger, &dumped);
+    let adopted = adopted.unwrap();
     assert_eq!(
         (adopted.same, adopted.differing, adopted.orphans),
         (1, 0, 0)
     );
-    let held = |address: &str| ask(&client, Tcp, ip(address), 80, 5).names().join(" ");
-    let chosen = held("10.96.0.10");
-    assert_eq!(held("198.51.100.7"), chosen, "one port, one endpoint");
+    let chosen = held(&client, "10.96.0.10");
+    assert_eq!(
+        held(&client, "198.51.100.7"),
+        chosen,
+        "one port, one endpoint"
+    );
     // The difference of the pipeline leaves what was learned alone.
-    LabServices::pipeline(&mut a);
-    assert_eq!(held("10.96.0.10"), chosen);
-    // Each connection renews it: twice the timeout passes, never the whole of it at once.
-    for _ in 0..4 {
-        std::thread::sleep(std::time::Duration::from_secs(2));
-        assert_eq!(held("10.96.0.10"), chosen);
-    }
-    // The endpoint goes: another one, and that one stays.
-    let gone = ip(&chosen);
-    let left: Vec<usize> = pods[1..]
-        .iter()
-        .copied()
-        .filter(|index| a.pod(*index).pod.addresses.v4.map(IpAddr::V4) != Some(gone))
-        .collect();
-    endpoints(&mut services, &addresses(&a, &left, "node1"));
-    services.sync(&mut a);
-    let next = held("10.96.0.10");
+    let learned = lab.learned().len();
+    LabServices::pipeline(&mut lab.node);
+    assert_eq!(lab.learned().len(), learned);
+    assert_eq!(held(&client, "10.96.0.10"), chosen);
+    // The endpoint goes: another one.
+    lab.lead_to(&lab.without(&chosen));
+    lab.forget_connections();
+    let next = held(&client, "10.96.0.10");
     assert_ne!(next, chosen);
     assert!(!next.contains("error") && !next.contains(' '), "{next}");
-    // After the timeout the learned flow is gone, and with the Service all of them.
-    let learned = |lab: &LabNode| {
-        let dump = lab
-            .ovs
-            .ofctl(&["dump-flows", &lab.ovs.target("br-int"), "table=25"])
-            .unwrap();
-        dump.matches("cookie=0x5").count()
-    };
-    assert!(learned(&a) > 0);
-    services
+    // And that one stays when the first, which the group would choose, is back.
+    lab.lead_to(&all);
+    for address in ["10.96.0.10", "198.51.100.7"] {
+        assert_eq!(held(&client, address), next, "{address}");
+    }
+    // With the Service all learned flows go.
+    assert!(!lab.learned().is_empty());
+    lab.services
         .proxy
         .remove_service(&ServiceName::new("default", "web"));
-    services.sync(&mut a);
-    assert_eq!(learned(&a), 0, "learned flows go with their Service");
-    assert_eq!(services.told.flows.len(), 0);
+    lab.services.sync(&mut lab.node);
+    assert_eq!(
+        lab.learned(),
+        [""; 0],
+        "learned flows go with their Service"
+    );
+    assert_eq!(lab.services.told.flows.len(), 0);
+}
+
+/// A client that stays away for the timeout is a new one when it is back.
+#[test]
+fn affinity_ends_with_its_timeout() {
+    let mut lab = Web::on_one_node(Families::V4, 3);
+    let mut web = web();
+    web.affinity_seconds = Some(4);
+    let all = [0, 1, 2];
+    lab.publish(&web, &all);
+    let client = lab.client();
+    let chosen = held(&client, "10.96.0.10");
+    // It moves to an endpoint that is not the one a new client gets.
+    lab.lead_to(&lab.without(&chosen));
+    lab.forget_connections();
+    // A machine may be so busy that the flow goes before anybody looks.
+    let learned_now = |lab: &Web| {
+        let mut learned = (String::new(), Vec::new());
+        wait("a learned flow", || {
+            learned = (held(&client, "10.96.0.10"), lab.learned());
+            !learned.1.is_empty()
+        })
+        .unwrap();
+        learned
+    };
+    let (next, learned) = learned_now(&lab);
+    assert_ne!(next, chosen);
+    assert_eq!(learned.len(), 1, "one client, one port: {learned:?}");
+    assert!(learned[0].contains(" idle_timeout=4,"), "{learned:?}");
+    lab.lead_to(&all);
+    wait("the learned flow to go", || lab.learned().is_empty()).unwrap();
+    lab.forget_connections();
+    let (again, learned) = learned_now(&lab);
+    assert_eq!(again, chosen);
+    assert_eq!(learned.len(), 1, "{learned:?}");
 }
 
 /// A UDP client that keeps its port keeps its endpoint, until that one is gone; one that asked while
 /// nobody answered is answered when somebody does.
 #[test]
 fn udp_clients_move_on() {
-    let mut a = LabNode::start(1, Families::V4);
-    let pods: Vec<usize> = (1..=4).map(|p| a.add_pod(p)).collect();
-    let mut services = serve(&mut a, 1);
-    let _servers = servers(&a, &pods[1..]);
-    services.proxy.upsert_service(web());
-    services.sync(&mut a);
-    let client = a.pod(pods[0]).netns.clone();
+    let mut lab = Web::on_one_node(Families::V4, 3);
+    lab.publish(&web(), &[]);
+    let client = lab.client();
     let ask = || -> String {
         let program = "import socket\n\
              s=socket.socket(socket.AF_INET,socket.SOCK_DGRAM); s.settimeout(2); s.bind(('',5555))\n\
@@ -405,28 +276,17 @@ fn udp_clients_move_on() {
         text.trim().to_owned()
     };
     assert_eq!(ask(), "ConnectionRefusedError");
-    endpoints(&mut services, &addresses(&a, &pods[1..], "node1"));
-    services.sync(&mut a);
+    lab.lead_to(&[0, 1, 2]);
     let first = ask();
     assert!(first.starts_with("10.10.1."), "{first}");
-    let others: Vec<usize> = pods[1..]
-        .iter()
-        .copied()
-        .filter(|index| a.pod(*index).pod.addresses.v4.unwrap().to_string() != first)
-        .collect();
+    let others = lab.without(&first);
     // Another one goes, and this client does not notice.
-    let kept: Vec<usize> = pods[1..]
-        .iter()
-        .copied()
-        .filter(|index| *index != others[0])
-        .collect();
-    endpoints(&mut services, &addresses(&a, &kept, "node1"));
-    services.sync(&mut a);
+    let kept: Vec<usize> = (0..3).filter(|index| *index != others[0]).collect();
+    lab.lead_to(&kept);
     for _ in 0..5 {
         assert_eq!(ask(), first);
     }
-    endpoints(&mut services, &addresses(&a, &others, "node1"));
-    services.sync(&mut a);
+    lab.lead_to(&others);
     let next = ask();
     assert!(
         next.starts_with("10.10.1.") && next != first,
@@ -452,16 +312,7 @@ fn many_endpoints_are_sharded() {
          \x20for e,_ in k.select():\n\
          \x20\x20c,_=e.fileobj.accept(); c.sendall(str(e.fileobj.getsockname()[1]).encode()); c.close()"
     );
-    let mut child = Command::new("ip")
-        .args(["netns", "exec", &netns, "python3", "-c", &program])
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut line = String::new();
-    BufReader::new(child.stdout.take().unwrap())
-        .read_line(&mut line)
-        .unwrap();
-    let _server = Server(child);
+    let _server = Server::run(&netns, &program);
     services
         .proxy
         .upsert_service(service("many", &["10.96.0.20"], &[("", Tcp, 80)]));
@@ -478,7 +329,7 @@ fn many_endpoints_are_sharded() {
     services.sync(&mut a);
     assert_eq!(services.told.groups.len(), 4);
     let answers = ask(&a.pod(client).netns, Tcp, ip("10.96.0.20"), 80, 1200);
-    assert!(!answers.by.contains_key("error"), "{answers:?}");
+    assert!(!answers.failed(), "{answers:?}");
     // With 1,200 connections over 381 endpoints about 16 would be missed by chance.
     assert!(
         answers.by.len() > 300,
@@ -505,13 +356,7 @@ fn many_endpoints_are_sharded() {
 /// loopback and from pods.
 #[test]
 fn addresses_from_outside() {
-    let (mut a, mut b) = two_nodes(Families::Dual, Families::Dual);
-    let (one, near, far) = (a.add_pod(1), a.add_pod(2), b.add_pod(3));
-    let mut services = serve(&mut a, 1);
-    let _servers: Vec<Server> = servers(&a, &[near])
-        .into_iter()
-        .chain(servers(&b, &[far]))
-        .collect();
+    let mut lab = Web::on_two_nodes(Families::Dual);
     let mut web = web();
     web.kind = ServiceType::LoadBalancer;
     web.ports[0].node_port = Some(30080);
@@ -520,16 +365,10 @@ fn addresses_from_outside() {
         mode: IngressMode::Vip,
     }];
     web.external_ips = vec![ip("172.31.0.1")];
-    services.proxy.upsert_service(web.clone());
-    let mut all = addresses(&a, &[near], "node1");
-    all.extend(addresses(&b, &[far], "node2"));
-    endpoints(&mut services, &all);
-    services.sync(&mut a);
+    lab.publish(&web, &[0, 1]);
     // The other node's host is a machine outside; it routes the load balancer's address here.
-    assert!(in_netns(b.netns(), "ip route add 192.0.2.80/32 via 172.31.0.1").0);
-    let outside = b.netns().to_owned();
-    let host = a.netns().to_owned();
-    let pod = a.pod(one).netns.clone();
+    let (outside, host, pod) = (lab.outside(), lab.node.netns().to_owned(), lab.client());
+    assert!(in_netns(&outside, "ip route add 192.0.2.80/32 via 172.31.0.1").0);
     let both = ["10.10.1.12", "10.10.2.13"];
     for (netns, address, port) in [
         (&outside, "172.31.0.1", 30080),
@@ -554,8 +393,7 @@ fn addresses_from_outside() {
     }
     // Local: this node's endpoint alone for those outside, who keep their source; all for the cluster.
     web.external_policy = TrafficPolicy::Local;
-    services.proxy.upsert_service(web.clone());
-    services.sync(&mut a);
+    lab.publish(&web, &[0, 1]);
     for (address, port) in [
         ("172.31.0.1", 30080),
         ("192.0.2.80", 80),
@@ -575,31 +413,24 @@ fn addresses_from_outside() {
     }
     // Source ranges hold for the load balancer's address alone.
     web.source_ranges = vec!["203.0.113.0/24".parse().unwrap()];
-    services.proxy.upsert_service(web.clone());
-    services.sync(&mut a);
+    lab.publish(&web, &[0, 1]);
     for netns in [&outside, &host, &pod] {
         let answers = ask(netns, Tcp, ip("192.0.2.80"), 80, 1);
         assert_eq!(answers.names(), ["error"], "{netns} {answers:?}");
-        assert!(
-            !ask(netns, Tcp, ip("172.31.0.1"), 30080, 1)
-                .by
-                .contains_key("error"),
-            "{netns}"
-        );
+        let answers = ask(netns, Tcp, ip("172.31.0.1"), 30080, 1);
+        assert!(!answers.failed(), "{netns} {answers:?}");
     }
     web.source_ranges = vec![
         "172.31.0.0/24".parse().unwrap(),
         "10.10.1.0/24".parse().unwrap(),
     ];
-    services.proxy.upsert_service(web.clone());
-    services.sync(&mut a);
+    lab.publish(&web, &[0, 1]);
     for netns in [&outside, &pod] {
         let answers = ask(netns, Tcp, ip("192.0.2.80"), 80, 3);
-        assert!(!answers.by.contains_key("error"), "{netns} {answers:?}");
+        assert!(!answers.failed(), "{netns} {answers:?}");
     }
     // Nobody anywhere: refused at once.
-    endpoints(&mut services, &[]);
-    services.sync(&mut a);
+    lab.lead_to(&[]);
     for netns in [&outside, &host, &pod] {
         let answers = ask(netns, Tcp, ip("172.31.0.1"), 30080, 1);
         assert!(
@@ -612,23 +443,19 @@ fn addresses_from_outside() {
 /// Node ports are on the addresses that were asked for, and on no other.
 #[test]
 fn node_ports_on_some_addresses() {
-    let (mut a, b) = two_nodes(Families::Dual, Families::V4);
-    let pod = a.add_pod(1);
     let ranges = ["172.31.0.0/24", "172.31.0.0/16"].map(|range| range.parse().unwrap());
-    let mut services = serve_on(&mut a, 1, ranges.into());
-    let _servers = servers(&a, &[pod]);
+    let mut lab = Web::on_addresses(Families::V4, ranges.into());
     let mut web = web();
     web.kind = ServiceType::NodePort;
     web.ports[0].node_port = Some(30080);
-    services.proxy.upsert_service(web);
-    endpoints(&mut services, &addresses(&a, &[pod], "node1"));
-    services.sync(&mut a);
-    for netns in [a.netns(), b.netns()] {
+    lab.publish(&web, &[0]);
+    let host = lab.node.netns();
+    for netns in [host, &lab.outside()] {
         let answers = ask(netns, Tcp, ip("172.31.0.1"), 30080, 2);
-        assert_eq!(answers.names(), ["10.10.1.11"], "{netns} {answers:?}");
+        assert_eq!(answers.names(), ["10.10.1.12"], "{netns} {answers:?}");
     }
     for address in ["127.0.0.1", "10.10.1.1", "fd00:31::1"] {
-        let answers = ask(a.netns(), Tcp, ip(address), 30080, 1);
+        let answers = ask(host, Tcp, ip(address), 30080, 1);
         assert_eq!(answers.names(), ["error"], "{address} {answers:?}");
     }
 }
@@ -636,16 +463,14 @@ fn node_ports_on_some_addresses() {
 /// Endpoints on the host's network: the switch hands the packet back to the host it came from.
 #[test]
 fn endpoints_on_hosts_networks() {
-    let (mut a, b) = two_nodes(Families::Dual, Families::V4);
-    let one = a.add_pod(1);
-    let mut services = serve(&mut a, 1);
-    let _here = Server::start(a.netns(), "here", Tcp, 8080);
-    let _there = Server::start(b.netns(), "there", Tcp, 8080);
-    services.proxy.upsert_service(web());
+    let mut lab = Web::on_two_nodes(Families::V4);
+    let (client, host) = (lab.client(), lab.node.netns().to_owned());
+    let _here = Server::start(&host, "here", Tcp, 8080);
+    let _there = Server::start(&lab.outside(), "there", Tcp, 8080);
+    lab.publish(&web(), &[]);
     for (address, name) in [("172.31.0.1", "here"), ("172.31.0.2", "there")] {
-        endpoints(&mut services, &[(ip(address), "node1")]);
-        services.sync(&mut a);
-        for netns in [a.pod(one).netns.as_str(), a.netns()] {
+        lab.lead_to_address(ip(address));
+        for netns in [&client, &host] {
             let answers = ask(netns, Tcp, ip("10.96.0.10"), 80, 5);
             assert_eq!(answers.names(), [name], "{netns} {answers:?}");
         }

@@ -2,10 +2,12 @@
 
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
+pub mod clients;
 pub mod clusters;
 pub mod lab;
 pub mod lab_services;
 pub mod services;
+pub mod web;
 
 use std::collections::BTreeMap;
 
