@@ -8,6 +8,7 @@
 pub mod bed;
 pub mod chaos;
 mod command;
+pub mod crowd;
 pub mod fixture;
 mod images;
 pub mod pod;

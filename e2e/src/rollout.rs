@@ -15,16 +15,9 @@ pub const ROLLOUT: Duration = Duration::from_mins(5);
 /// What the operator runs on the nodes, by pod name.
 pub fn operands(bed: &Bed, component: &str) -> Result<BTreeMap<String, Value>> {
     let selector = format!("app.kubernetes.io/component={component}");
-    let out = bed.kubectl(&[
-        "get", "pods", "-n", NAMESPACE, "-l", &selector, "-o", "json",
-    ])?;
-    let list: Value = serde_json::from_str(&out)?;
-    Ok(list["items"]
-        .as_array()
-        .into_iter()
-        .flatten()
-        .filter_map(|pod| Some((pod["metadata"]["name"].as_str()?.to_owned(), pod.clone())))
-        .collect())
+    let pods = bed.list(&["pods", "-n", NAMESPACE, "-l", &selector])?;
+    let named = |pod: Value| Some((pod["metadata"]["name"].as_str()?.to_owned(), pod));
+    Ok(pods.into_iter().filter_map(named).collect())
 }
 
 /// Whether a pod is Ready and stays.

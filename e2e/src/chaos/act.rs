@@ -2,15 +2,16 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
 use carrick_testbed::Limit;
 use nix::sys::signal::Signal;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::event::{Event, Lasting, Part, Place, Strike};
 use super::host;
 use crate::bed::{Bed, NAMESPACE};
-use crate::pod::{self, Pod};
+use crate::crowd::Crowd;
+use crate::pod::Pod;
 use crate::traffic::Traffic;
 use crate::wait;
 
@@ -153,12 +154,7 @@ fn standby(bed: &Bed) -> Result<(String, String)> {
 }
 
 fn our_pods(bed: &Bed) -> Result<Vec<Value>> {
-    let out = bed.kubectl(&["get", "pods", "-n", NAMESPACE, "-o", "json"])?;
-    let mut list: Value = serde_json::from_str(&out)?;
-    match list["items"].take() {
-        Value::Array(pods) => Ok(pods),
-        other => bail!("no list of pods but {other}"),
-    }
+    bed.list(&["pods", "-n", NAMESPACE])
 }
 
 /// Waits until every pod of ours is Ready, a switch and an agent on every node among them.
@@ -232,36 +228,16 @@ fn rotate(bed: &Bed) -> Result<()> {
 pub fn crowd(bed: &Bed, namespace: &str, place: Place, count: usize) -> Result<()> {
     // Several nodes may have one at a time.
     let name = &format!("crowd-{place}");
-    let mut template = pod::manifest(bed, namespace, name, bed.node_name(place));
-    template["spec"]["containers"][0]["args"] = json!(["pause"]);
-    let spec = template["spec"].take();
-    bed.apply(&json!({
-        "apiVersion": "apps/v1", "kind": "Deployment",
-        "metadata": {"namespace": namespace, "name": name},
-        "spec": {
-            "replicas": count, "selector": {"matchLabels": {"app": name}},
-            "template": {"metadata": {"labels": {"app": name}}, "spec": spec},
-        },
-    }))?;
+    let crowd = Crowd {
+        bed,
+        namespace,
+        name,
+    };
     // Two a second, and a minute of grace.
     let deadline = Duration::from_secs(60 + count as u64 / 2);
-    let come = wait::until(&format!("{count} pods"), deadline, || {
-        let deployment = bed.get("deployment", Some(namespace), name)?;
-        let ready = deployment["status"]["readyReplicas"].as_u64().unwrap_or(0);
-        ensure!(ready >= count as u64, "{ready} of {count} are ready");
-        Ok(true)
-    });
-    let flags = ["--cascade=foreground", "--timeout=300s"];
-    bed.kubectl(&[&["delete", "deployment", "-n", namespace, name][..], &flags].concat())?;
-    come?;
-    let selector = format!("app={name}");
-    wait::until("the pods to be gone", deadline, || {
-        let out = bed.kubectl(&[
-            "get", "pods", "-n", namespace, "-l", &selector, "-o", "name",
-        ])?;
-        ensure!(out.trim().is_empty(), "{} left", out.lines().count());
-        Ok(true)
-    })
+    let come = crowd.start(bed.node_name(place), count, deadline);
+    let gone = crowd.end(deadline);
+    come.and(gone)
 }
 
 /// A pod goes while the agent of its node is stopped, which is then killed in the middle of it.

@@ -4,7 +4,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
-use serde_json::Value;
 
 use super::event::{Event, Lasting, Part, Strike, Way};
 use super::expect::Allowance;
@@ -209,19 +208,14 @@ pub fn only_our_flows(bed: &Bed) -> Result<()> {
 
 /// Invariant 4 in Kubernetes: what the operator made has no other writer of its spec.
 pub fn one_writer(bed: &Bed) -> Result<()> {
-    let out = bed.kubectl(&[
-        "get",
+    let items = bed.list(&[
         "daemonsets,configmaps,services,serviceaccounts",
         "-n",
         NAMESPACE,
         "-l",
         "app.kubernetes.io/managed-by=carrick-operator",
-        "-o",
-        "json",
         "--show-managed-fields",
     ])?;
-    let list: Value = serde_json::from_str(&out)?;
-    let items = list["items"].as_array().context("no list")?;
     ensure!(!items.is_empty(), "the operator manages nothing");
     for item in items {
         for entry in item["metadata"]["managedFields"]
@@ -294,17 +288,7 @@ fn held(bed: &Bed, node: &str) -> Result<BTreeMap<&'static str, usize>> {
 /// Pods on a node that are in the pod network.
 fn pods_on(bed: &Bed, node: &str) -> Result<usize> {
     let field = format!("spec.nodeName={node}");
-    let out = bed.kubectl(&[
-        "get",
-        "pods",
-        "-A",
-        "--field-selector",
-        &field,
-        "-o",
-        "json",
-    ])?;
-    let list: Value = serde_json::from_str(&out)?;
-    let pods = list["items"].as_array().context("no list")?;
+    let pods = bed.list(&["pods", "-A", "--field-selector", &field])?;
     Ok(pods
         .iter()
         .filter(|pod| {

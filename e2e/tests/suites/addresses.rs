@@ -4,15 +4,19 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use carrick_e2e::bed::Bed;
+use carrick_e2e::crowd::Crowd;
 use carrick_e2e::pod;
 use carrick_e2e::wait;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::Test;
 
 /// Creations and deletions in `nothing_is_left_of_200_pods`, in rounds that a node carries at once.
 const ROUNDS: usize = 4;
 const PODS_A_ROUND: usize = 50;
+/// How long a crowd may take to come, and to go.
+const COMING: Duration = Duration::from_mins(7);
+const GOING: Duration = Duration::from_mins(5);
 
 pub fn tests() -> Vec<Test> {
     vec![
@@ -57,88 +61,21 @@ fn held(bed: &Bed, node: &str) -> Result<Held> {
     })
 }
 
-/// Creates `count` pods on a node with one Deployment and waits until all are ready.
-fn crowd(bed: &Bed, namespace: &str, name: &str, node: &str, count: usize) -> Result<()> {
-    let mut template = pod::manifest(bed, namespace, name, node);
-    let metadata = json!({"labels": {"app": name}});
-    template["spec"]["containers"][0]["args"] = json!(["pause"]);
-    let spec = template["spec"].take();
-    bed.apply(&json!({
-        "apiVersion": "apps/v1", "kind": "Deployment",
-        "metadata": {"namespace": namespace, "name": name},
-        "spec": {
-            "replicas": count, "selector": {"matchLabels": {"app": name}},
-            "template": {"metadata": metadata, "spec": spec},
-        },
-    }))?;
-    wait::until(
-        &format!("{count} pods of {name} on {node}"),
-        Duration::from_mins(7),
-        || {
-            let deployment = bed.get("deployment", Some(namespace), name)?;
-            let ready = deployment["status"]["readyReplicas"].as_u64().unwrap_or(0);
-            ensure!(ready >= count as u64, "{ready} of {count} are ready");
-            Ok(true)
-        },
-    )
-}
-
-fn gone(bed: &Bed, namespace: &str, name: &str) -> Result<()> {
-    bed.kubectl(&[
-        "delete",
-        "deployment",
-        "-n",
-        namespace,
-        name,
-        "--cascade=foreground",
-        "--timeout=300s",
-    ])?;
-    wait::until(
-        &format!("pods of {name} to be gone"),
-        Duration::from_mins(5),
-        || {
-            let out = bed.kubectl(&[
-                "get",
-                "pods",
-                "-n",
-                namespace,
-                "-l",
-                &format!("app={name}"),
-                "-o",
-                "name",
-            ])?;
-            ensure!(out.trim().is_empty(), "{} left", out.lines().count());
-            Ok(true)
-        },
-    )
-}
-
 fn hundred(bed: &Bed) -> Result<()> {
     let namespace = bed.namespace("addresses")?;
     let node = bed.node_name(0);
     let before = settled(bed, node)?;
-    crowd(bed, &namespace, "hundred", node, 100)?;
-    let pods = bed.kubectl(&[
-        "get",
-        "pods",
-        "-n",
-        &namespace,
-        "-l",
-        "app=hundred",
-        "-o",
-        "json",
-    ])?;
-    let pods: Value = serde_json::from_str(&pods)?;
-    let mut addresses: Vec<String> = pods["items"]
-        .as_array()
-        .context("no list")?
+    let crowd = Crowd {
+        bed,
+        namespace: &namespace,
+        name: "hundred",
+    };
+    crowd.start(node, 100, COMING)?;
+    let mut addresses: Vec<String> = bed
+        .list(&["pods", "-n", &namespace, "-l", "app=hundred"])?
         .iter()
-        .flat_map(|pod| {
-            pod["status"]["podIPs"]
-                .as_array()
-                .cloned()
-                .unwrap_or_default()
-        })
+        .filter_map(|pod| pod["status"]["podIPs"].as_array())
+        .flatten()
         .filter_map(|ip| ip["ip"].as_str().map(str::to_owned))
         .collect();
     let all = addresses.len();
@@ -152,7 +89,7 @@ fn hundred(bed: &Bed) -> Result<()> {
         bed,
         &format!("for a in {list}; do ping -n -c 1 -W 2 $a || exit 1; done"),
     )?;
-    gone(bed, &namespace, "hundred")?;
+    crowd.end(GOING)?;
     probe.delete(bed)?;
     nothing_left(bed, node, &before)
 }
@@ -162,9 +99,13 @@ fn two_hundred(bed: &Bed) -> Result<()> {
     let node = bed.last_node();
     let before = settled(bed, node)?;
     for round in 0..ROUNDS {
-        let name = format!("round-{round}");
-        crowd(bed, &namespace, &name, node, PODS_A_ROUND)?;
-        gone(bed, &namespace, &name)?;
+        let crowd = Crowd {
+            bed,
+            namespace: &namespace,
+            name: &format!("round-{round}"),
+        };
+        crowd.start(node, PODS_A_ROUND, COMING)?;
+        crowd.end(GOING)?;
     }
     nothing_left(bed, node, &before)
 }
