@@ -73,7 +73,7 @@ fn chaos(bed: &Bed) -> Result<()> {
     run::on(bed, &plan)
 }
 
-/// Minutes long; `hack/soak endurance` runs them.
+/// Minutes long: `hack/soak 1 endurance` runs them, and `hack/test slow`.
 pub fn endurance_tests() -> Vec<Test> {
     vec![
         ("five_minutes_without_an_api_server", five_minutes),
