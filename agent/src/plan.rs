@@ -133,10 +133,10 @@ pub enum PlanError {
         /// What is missing and how to mend it.
         reason: String,
     },
-    /// The userspace datapath would take the interface the node is reached by.
+    /// Tunnels of the userspace datapath would take the interface the node is reached by.
     #[error(
-        "traffic.transport.interface {link} holds the node's InternalIP {address}: the userspace \
-         datapath needs an interface of its own, choose another one"
+        "traffic.transport.interface {link} holds the node's InternalIP {address}: tunnels of the userspace \
+         datapath need an interface of their own, choose another one, or traffic.mode NoEncap, which has none"
     )]
     TransportInUse {
         /// The interface.
