@@ -119,7 +119,10 @@ async fn pods_of_a_lost_journal_keep_their_flows() {
         assert_eq!(node.flows(), flows);
         let log = node.log();
         assert!(!log.contains("programmed changes="), "{log}");
-        assert!(log.contains("pods of a lost journal"), "{log}");
+        assert!(
+            log.contains("pod links that the journal did not know"),
+            "{log}"
+        );
     }
 }
 

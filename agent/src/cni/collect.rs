@@ -116,14 +116,7 @@ impl<N: PodNetwork> CniServer<N> {
         if !orphans.is_disjoint(&suspects.links) {
             // A link with a living pod behind it is no garbage: its attachment was lost. The pod
             // keeps its network and the store learns of it again.
-            let recovered = self.recover(Path::new(NETNS_DIR)).await;
-            if !recovered.adopted.is_empty() {
-                warn!(
-                    adopted = ?recovered.adopted,
-                    without_host_ports = ?recovered.without_host_ports,
-                    "pods whose attachments were lost"
-                );
-            }
+            self.recover(Path::new(NETNS_DIR)).await;
             orphans = self.orphan_links().await;
         }
         for link in orphans.intersection(&suspects.links) {

@@ -36,23 +36,15 @@ pub struct Recovered {
 }
 
 impl<N: PodNetwork> CniServer<N> {
-    /// [`Self::recover`], and says what it found. At the start of an agent, before the switch is
-    /// programmed and before a command is served: a pass that does not know the pods of a lost journal
-    /// takes their flows away, and an ADD could get the address of one of them.
+    /// [`Self::recover`] at the start of an agent, before the switch is programmed and before a command
+    /// is served: a pass that does not know the pods of a lost journal takes their flows away, and an ADD
+    /// could get the address of one of them.
     pub async fn recover_at_start(&self) {
-        let recovered = self.recover(Path::new(NETNS_DIR)).await;
-        if recovered != Recovered::default() {
-            warn!(
-                adopted = ?recovered.adopted,
-                without_host_ports = ?recovered.without_host_ports,
-                unknown = ?recovered.unknown,
-                "pods of a lost journal"
-            );
-        }
+        self.recover(Path::new(NETNS_DIR)).await;
     }
 
-    /// Records attachments of pod links the store does not know, before anything is allocated.
-    /// `directory` is where the runtime mounts namespaces.
+    /// Records attachments of pod links the store does not know, before anything is allocated, and warns
+    /// of what it found. `directory` is where the runtime mounts namespaces.
     pub async fn recover(&self, directory: &Path) -> Recovered {
         let mut recovered = Recovered::default();
         let orphans = self.orphans_by_all_means().await;
@@ -85,6 +77,14 @@ impl<N: PodNetwork> CniServer<N> {
                 "the host ports of {first}{more} were lost with the journal and lead nowhere until the \
                  pods are made anew: delete them"
             ));
+        }
+        if recovered != Recovered::default() {
+            warn!(
+                adopted = ?recovered.adopted,
+                without_host_ports = ?recovered.without_host_ports,
+                unknown = ?recovered.unknown,
+                "pod links that the journal did not know"
+            );
         }
         recovered
     }
