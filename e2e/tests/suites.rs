@@ -52,7 +52,7 @@ pub fn all() -> Vec<Suite> {
         (Dual, Quick, "removal", removal::deletion_tests()),
         (Dual, Quick, "dual_no_encap", removal::no_encap_tests()),
         (Kernel, Quick, "kernel_connectivity", connectivity::tests()),
-        (Kernel, Quick, "kernel_services", services::tests()),
+        (Kernel, Quick, "kernel_services", services::short_tests()),
         (Kernel, Slow, "kernel_spoof", spoof::tests()),
         (Kernel, Slow, "kernel_faults", faults::kernel_tests()),
         (

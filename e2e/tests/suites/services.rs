@@ -25,6 +25,14 @@ pub fn tests() -> Vec<Test> {
     ]
 }
 
+/// What differs between the datapaths most.
+pub fn short_tests() -> Vec<Test> {
+    vec![
+        ("cluster_ips_answer_pods_of_every_node", cluster_ips),
+        ("services_turned_off_leave_the_switch", turned_off),
+    ]
+}
+
 const SUITE: &str = "services";
 const SERVICE: &str = "echo";
 /// How long a roll of the agents may take.
