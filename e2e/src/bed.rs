@@ -7,7 +7,7 @@ use std::process::Output;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use carrick_testbed::{Cluster, ClusterSpec, NodeKind, PodCidrs, Progress, StartupTaint};
+use carrick_testbed::{Cluster, ClusterSpec, NodeKind, Progress, StartupTaint};
 use serde_json::{Value, json};
 
 use crate::command::{run, succeed};
@@ -20,6 +20,7 @@ use crate::wait;
 mod faults;
 mod operands;
 mod release;
+mod spec;
 
 /// The label that says what a node is made of: `namespace` or `kernel`. Fixtures select nodes by it.
 const KIND_LABEL: &str = "e2e.carrick.dev/kind";
@@ -29,49 +30,7 @@ pub const NAMESPACE: &str = "carrick-system";
 
 pub use carrick_testbed::IpFamily;
 pub use release::{Past, Release};
-
-/// Which cluster to start.
-#[derive(Debug, Clone, Copy)]
-pub struct BedSpec {
-    /// Name of the cluster.
-    pub name: &'static str,
-    /// Number of nodes.
-    pub nodes: usize,
-    /// Address families of nodes and pods.
-    pub family: IpFamily,
-    /// Prefix length of a node's IPv4 pod CIDR.
-    pub mask: u8,
-    /// What the nodes are made of: kernel nodes get the kernel datapath.
-    pub kind: NodeKind,
-    /// So many of the last nodes are kernel nodes in any case.
-    pub kernel_nodes: usize,
-    /// Who gives nodes their pod CIDRs.
-    pub pod_cidrs: PodCidrs,
-    /// `spec.traffic` of its Networking beside the transport interface, as JSON.
-    pub traffic: &'static str,
-    /// Further fields of its `spec`, as JSON.
-    pub more: &'static str,
-    /// What landed before on its nodes.
-    pub previous: Past,
-}
-
-impl BedSpec {
-    /// Two nodes in namespaces, IPv4 and IPv6, a /20 of addresses per node, Geneve.
-    pub const fn new(name: &'static str) -> Self {
-        Self {
-            name,
-            nodes: 2,
-            family: IpFamily::Dual,
-            mask: 20,
-            kind: NodeKind::Namespace,
-            kernel_nodes: 0,
-            pod_cidrs: PodCidrs::ControllerManager,
-            traffic: "{}",
-            more: "{}",
-            previous: Past::Absent,
-        }
-    }
-}
+pub use spec::BedSpec;
 
 /// A running cluster with Carrick on it.
 pub struct Bed {
@@ -105,7 +64,8 @@ impl Bed {
         let images = Images::build(&progress)?;
         let older = previous.iter().flat_map(|previous| &previous.set.archives);
         let archives = images.set.archives.iter().chain(older);
-        let archives = archives.chain([&images.agnhost_archive]).cloned().collect();
+        let archives = archives.chain([&images.agnhost_archive]);
+        let archives = archives.chain(&spec.images).cloned().collect();
         let cluster = Cluster::up(
             &ClusterSpec {
                 name: spec.name.to_owned(),
@@ -116,6 +76,8 @@ impl Bed {
                 kind: spec.kind,
                 kernel_nodes: spec.kernel_nodes,
                 pod_cidrs: spec.pod_cidrs,
+                kube_proxy: spec.kube_proxy,
+                dns: spec.dns,
                 images: archives,
             },
             &progress,
@@ -254,6 +216,11 @@ impl Bed {
             .iter()
             .map(ipnet::IpNet::addr)
             .collect()
+    }
+
+    /// A kubeconfig of an administrator.
+    pub fn kubeconfig(&self) -> PathBuf {
+        self.cluster.kubeconfig()
     }
 
     /// The agnhost image's name.

@@ -64,7 +64,7 @@ impl Images {
         command.args(["xtask", "images", "--output", "json"]);
         let images: Value = serde_json::from_str(&succeed(&mut command, None)?)?;
         let set = ImageSet::read(&images)?;
-        let agnhost = binaries::kubernetes(progress)?.agnhost_image()?;
+        let agnhost = carrick_testbed::images::agnhost(&binaries::kubernetes(progress)?)?;
         let target = std::env::var_os("CARGO_TARGET_DIR")
             .map_or_else(|| root().join("target"), PathBuf::from);
         let carrickctl = target.join("stripped/debug/carrickctl");

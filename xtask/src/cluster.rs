@@ -5,7 +5,8 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, bail};
 use carrick_testbed::{
-    Cluster, ClusterSpec, IpFamily, Limit, Link, NodeKind, Progress, StartupTaint, registry,
+    Cluster, ClusterDns, ClusterSpec, IpFamily, KubeProxy, Limit, Link, NodeKind, Progress,
+    StartupTaint, registry,
 };
 use clap::{Subcommand, ValueEnum};
 
@@ -39,6 +40,12 @@ enum Verb {
         /// datapath, real reboots.
         #[arg(long)]
         kernel: bool,
+        /// kube-proxy on every node, as kubeadm runs it: nftables, iptables or none.
+        #[arg(long, default_value = "none")]
+        kube_proxy: KubeProxy,
+        /// CoreDNS, which needs somebody who serves cluster IPs.
+        #[arg(long)]
+        dns: bool,
     },
     /// Remove a cluster and everything it has on this machine but its logs.
     Down {
@@ -134,6 +141,8 @@ pub fn run(args: Args) -> Result<ExitCode> {
             node_cidr_mask,
             startup_taint,
             kernel,
+            kube_proxy,
+            dns,
         } => {
             let spec = ClusterSpec {
                 nodes,
@@ -148,6 +157,12 @@ pub fn run(args: Args) -> Result<ExitCode> {
                     NodeKind::Kernel
                 } else {
                     NodeKind::Namespace
+                },
+                kube_proxy,
+                dns: if dns {
+                    ClusterDns::CoreDns
+                } else {
+                    ClusterDns::None
                 },
                 ..ClusterSpec::new(&name)
             };

@@ -59,7 +59,7 @@ fn up(progress: &Progress) -> Result<()> {
         ..images::Options::default()
     };
     let images = images::build(&options, progress)?;
-    let agnhost = binaries::kubernetes(progress)?.agnhost_image()?;
+    let agnhost = carrick_testbed::images::agnhost(&binaries::kubernetes(progress)?)?;
     let archives = images.iter().map(|image| image.archive.clone());
     let spec = ClusterSpec {
         family: IpFamily::Dual,

@@ -1,5 +1,5 @@
 //! `cargo xtask tools`: programs built from Go modules, the kernel of kernel nodes, and the Python
-//! peers of benchmarks and tests.
+//! peers of benchmarks and tests. Kubernetes' own tests are left to the verb that runs them.
 
 use std::process::ExitCode;
 
@@ -9,7 +9,8 @@ use carrick_testbed::{Progress, binaries, kernel, paths};
 /// Arguments of `tools`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Only what the demo needs: neither cnitool, nor the kernel of kernel nodes, nor Python peers.
+    /// Only what the demo needs: neither kube-proxy, CoreDNS and cnitool, nor the kernel of kernel nodes, nor
+    /// Python peers.
     #[arg(long)]
     demo: bool,
 }
@@ -20,6 +21,8 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     binaries::kubernetes(&progress)?;
     binaries::helm(&progress)?;
     if !args.demo {
+        binaries::kube_proxy(&progress)?;
+        binaries::coredns(&progress)?;
         binaries::cnitool(&progress)?;
         kernel::build(&progress)?;
         carrick_testkit::python::install()?;

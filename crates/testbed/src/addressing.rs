@@ -105,6 +105,14 @@ impl Addressing {
         self.choose(v4, v6)
     }
 
+    /// Addresses of the cluster's DNS, the tenth of each Service CIDR, as kubeadm has it.
+    #[must_use]
+    pub fn cluster_dns(self) -> Vec<IpAddr> {
+        let v4 = IpAddr::from(Ipv4Addr::new(10, 96, 0, 10));
+        let v6 = IpAddr::from(Ipv6Addr::new(0xfd00, 0x10, 0x96, 0, 0, 0, 0, 0xa));
+        self.choose(v4, v6)
+    }
+
     fn choose<T>(self, v4: T, v6: T) -> Vec<T> {
         match self.family {
             IpFamily::V4 => vec![v4],

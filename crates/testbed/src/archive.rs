@@ -3,7 +3,7 @@
 //! An image from scratch is one layer with given files; same input, same bytes (no clocks, no owners,
 //! files in the order of their paths).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{Read as _, Write};
 use std::path::{Path, PathBuf};
@@ -20,12 +20,12 @@ const MAX_INDEX: u64 = 1 << 20;
 #[derive(Debug, Clone)]
 pub struct Archive {
     path: PathBuf,
-    name: String,
+    names: Vec<String>,
     digest: String,
 }
 
 impl Archive {
-    /// Reads the name and digest of the one image in an archive.
+    /// Reads the names and the digest of the one image in an archive.
     ///
     /// # Errors
     /// When the file is no OCI archive, or holds no image or several, or one without a name.
@@ -50,9 +50,13 @@ impl Archive {
                 .take(MAX_INDEX)
                 .read_to_string(&mut text)
                 .with_context(|| format!("read the index of {shown}"))?;
-            let (name, digest) =
+            let (names, digest) =
                 parse_index(&text).with_context(|| format!("the index of {shown}"))?;
-            return Ok(Self { path, name, digest });
+            return Ok(Self {
+                path,
+                names,
+                digest,
+            });
         }
         bail!(
             "{shown} has no index.json: it is not an OCI archive (buildah push IMAGE oci-archive:FILE:NAME makes one)"
@@ -65,10 +69,16 @@ impl Archive {
         &self.path
     }
 
-    /// The image's name with its tag.
+    /// The image's name with its tag; the first, when it has several.
     #[must_use]
     pub fn name(&self) -> &str {
-        &self.name
+        self.names.first().map_or("", String::as_str)
+    }
+
+    /// All its names.
+    #[must_use]
+    pub fn names(&self) -> &[String] {
+        &self.names
     }
 
     /// The manifest's digest, `sha256:…`.
@@ -78,31 +88,38 @@ impl Archive {
     }
 }
 
-fn parse_index(text: &str) -> Result<(String, String)> {
+fn parse_index(text: &str) -> Result<(Vec<String>, String)> {
     let index: Value = serde_json::from_str(text)?;
     let manifests = index["manifests"]
         .as_array()
         .context("it has no manifests")?;
-    let [manifest] = manifests.as_slice() else {
-        bail!("it has {} manifests, not one", manifests.len())
+    let digests: BTreeSet<_> = manifests.iter().map(|m| m["digest"].as_str()).collect();
+    let mut digests = digests.into_iter();
+    let (Some(digest), None) = (digests.next(), digests.next()) else {
+        bail!("it has not one image, but {} manifests", manifests.len())
     };
-    let digest = manifest["digest"]
-        .as_str()
-        .context("its manifest has no digest")?;
-    let name = manifest["annotations"][REF_NAME].as_str();
-    let name = name.with_context(|| {
-        format!("its manifest has no annotation {REF_NAME}: the image has no name")
-    })?;
-    Ok((name.to_owned(), digest.to_owned()))
+    let digest = digest.context("its manifest has no digest")?;
+    let names = manifests.iter().map(|manifest| {
+        let name = manifest["annotations"][REF_NAME].as_str();
+        name.map(str::to_owned).with_context(|| {
+            format!("its manifest has no annotation {REF_NAME}: the image has no name")
+        })
+    });
+    Ok((names.collect::<Result<_>>()?, digest.to_owned()))
 }
+
+/// Files of an image: where there, without a leading slash, and where on this machine.
+pub type Files = BTreeMap<String, PathBuf>;
 
 /// An image from scratch.
 #[derive(Debug, Clone)]
 pub struct Scratch<'a> {
     /// Its name without a tag; the tag comes from the content.
     pub repository: &'a str,
+    /// Further names, with tags, for those who expect it under these.
+    pub aliases: &'a [&'a str],
     /// Files: path in the image without a leading slash, file on this machine; all executable.
-    pub files: BTreeMap<&'a str, PathBuf>,
+    pub files: Files,
     /// What it runs.
     pub entrypoint: &'a [&'a str],
     /// Arguments unless given.
@@ -143,9 +160,19 @@ impl Scratch<'_> {
             .rsplit('/')
             .next()
             .unwrap_or(self.repository);
-        let path = dir.join(format!("{base}-{tag}.tar"));
+        let names: Vec<_> = std::iter::once(name.as_str())
+            .chain(self.aliases.iter().copied())
+            .collect();
+        let index = index(&manifest_digest, manifest.len(), &names)?;
+        // Other names are another archive.
+        let file = if self.aliases.is_empty() {
+            format!("{base}-{tag}.tar")
+        } else {
+            let hash = hex::encode(Sha256::digest(&index));
+            format!("{base}-{tag}-{}.tar", hash.get(..8).unwrap_or_default())
+        };
+        let path = dir.join(file);
         if !path.exists() {
-            let index = index(&manifest_digest, manifest.len(), &name)?;
             let blobs = BTreeMap::from([
                 (layer_digest, layer),
                 (config_digest, config),
@@ -159,7 +186,7 @@ impl Scratch<'_> {
 
     fn layer(&self) -> Result<Vec<u8>> {
         let mut tar = tar::Builder::new(Vec::new());
-        let mut made = std::collections::BTreeSet::new();
+        let mut made = BTreeSet::new();
         for (path, source) in &self.files {
             ensure!(
                 !path.starts_with('/'),
@@ -214,17 +241,23 @@ pub fn pack(directory: &Path, name: &str, path: &Path) -> Result<Archive> {
         blobs.insert(digest.to_owned(), read(hash)?);
     }
     let manifest_digest = digest(&manifest);
-    let index = index(&manifest_digest, manifest.len(), name)?;
+    let index = index(&manifest_digest, manifest.len(), &[name])?;
     blobs.insert(manifest_digest, manifest);
     replace(path, &index, &blobs)?;
     Archive::open(path)
 }
 
-fn index(manifest_digest: &str, size: usize, name: &str) -> Result<Vec<u8>> {
+fn index(manifest_digest: &str, size: usize, names: &[&str]) -> Result<Vec<u8>> {
+    let manifests: Vec<_> = names
+        .iter()
+        .map(|name| {
+            json!({"mediaType": "application/vnd.oci.image.manifest.v1+json", "digest": manifest_digest,
+                   "size": size, "annotations": {REF_NAME: name}})
+        })
+        .collect();
     Ok(serde_json::to_vec(&json!({
         "schemaVersion": 2, "mediaType": "application/vnd.oci.image.index.v1+json",
-        "manifests": [{"mediaType": "application/vnd.oci.image.manifest.v1+json", "digest": manifest_digest,
-                       "size": size, "annotations": {REF_NAME: name}}],
+        "manifests": manifests,
     }))?)
 }
 
@@ -285,7 +318,8 @@ mod tests {
         std::fs::write(&program, "#!/bin/true\n").unwrap();
         let image = Scratch {
             repository: "localhost/thing",
-            files: BTreeMap::from([("usr/bin/thing", program.clone())]),
+            aliases: &[],
+            files: Files::from([("usr/bin/thing".to_owned(), program.clone())]),
             entrypoint: &["/usr/bin/thing"],
             command: &[],
             labels: BTreeMap::new(),
@@ -300,6 +334,39 @@ mod tests {
         assert!(first.name().starts_with("localhost/thing:"));
         std::fs::write(&program, "#!/bin/false\n").unwrap();
         assert_ne!(image.write(dir.path()).unwrap().name(), first.name());
+    }
+
+    #[test]
+    fn an_image_with_several_names_is_one_image() {
+        let dir = tempfile::tempdir().unwrap();
+        let program = dir.path().join("program");
+        std::fs::write(&program, "").unwrap();
+        let mut image = Scratch {
+            repository: "localhost/thing",
+            aliases: &[],
+            files: Files::from([("thing".to_owned(), program)]),
+            entrypoint: &["/thing"],
+            command: &[],
+            labels: BTreeMap::new(),
+        };
+        let one = image.write(dir.path()).unwrap();
+        image.aliases = &["example.org/thing:2"];
+        let two = image.write(dir.path()).unwrap();
+        assert_eq!(one.digest(), two.digest());
+        assert_ne!(one.path(), two.path());
+        assert_eq!(two.names(), [one.name(), "example.org/thing:2"]);
+    }
+
+    #[test]
+    fn two_images_in_one_archive_are_refused() {
+        let index = r#"{"manifests": [{"digest": "sha256:a"}, {"digest": "sha256:b"}]}"#;
+        assert!(
+            parse_index(index)
+                .unwrap_err()
+                .to_string()
+                .contains("2 manifests")
+        );
+        assert!(parse_index(r#"{"manifests": []}"#).is_err());
     }
 
     #[test]

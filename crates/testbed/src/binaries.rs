@@ -1,8 +1,7 @@
-//! Programs built from Go modules of ours (`hack/kubernetes`, `hack/helm`, `hack/cnitool`), cached by
+//! Programs built from Go modules of ours (`hack/kubernetes`, `hack/helm`, `hack/coredns`, …), cached by
 //! content: the key is the hash of every input, so a fresh clone on a warm machine builds nothing and a
 //! changed version never runs an old binary.
 
-use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -10,7 +9,6 @@ use std::process::Command;
 use anyhow::{Context as _, Result, bail};
 use sha2::{Digest as _, Sha256};
 
-use crate::archive::{Archive, Scratch};
 use crate::exec;
 use crate::paths;
 use crate::progress::Progress;
@@ -45,45 +43,6 @@ impl Binaries {
     pub fn kubectl(&self) -> PathBuf {
         self.dir.join("kubectl")
     }
-
-    /// The image of the sandbox container, made from scratch when it is not cached.
-    ///
-    /// # Errors
-    /// When the cache cannot be written.
-    pub fn pause_image(&self) -> Result<Archive> {
-        self.image("pause", &[])
-    }
-
-    /// The image of the usual test pod.
-    ///
-    /// # Errors
-    /// When the cache cannot be written.
-    pub fn agnhost_image(&self) -> Result<Archive> {
-        self.image("agnhost", &["pause"])
-    }
-
-    fn image(&self, name: &str, command: &[&str]) -> Result<Archive> {
-        // Built once per binary: the link says which archive belongs to this directory's binary.
-        let link = self.dir.join(format!("{name}.image"));
-        if let Ok(archive) = Archive::open(&link) {
-            return Ok(archive);
-        }
-        let (repository, path, entry) = (
-            format!("localhost/{name}"),
-            format!("usr/bin/{name}"),
-            format!("/usr/bin/{name}"),
-        );
-        let archive = Scratch {
-            repository: &repository,
-            files: BTreeMap::from([(path.as_str(), self.dir.join(name))]),
-            entrypoint: &[entry.as_str()],
-            command,
-            labels: BTreeMap::from([("org.opencontainers.image.title", name)]),
-        }
-        .write(&paths::cache()?.join("images"))?;
-        relink(archive.path(), &link)?;
-        Ok(archive)
-    }
 }
 
 /// Builds Kubernetes, pause and agnhost, or finds them in the cache, and links them into `bin`.
@@ -92,11 +51,7 @@ impl Binaries {
 /// When Go is missing or a build fails; what the compiler said is part of the error.
 pub fn kubernetes(progress: &Progress) -> Result<Binaries> {
     let module = paths::repository().join("hack/kubernetes");
-    let version = "k8s.io/component-base/version";
-    let stamp = format!(
-        "-s -w -X {version}.gitVersion={KUBERNETES_VERSION} -X {version}.gitMajor=1 -X {version}.gitMinor=34 \
-         -X {version}.gitTreeState=clean -X {version}.gitCommit={KUBERNETES_VERSION} -X {version}.buildDate=2026-01-01T00:00:00Z"
-    );
+    let stamp = stamp();
     let builds = [
         Build {
             output: "kubernetes",
@@ -125,6 +80,77 @@ pub fn kubernetes(progress: &Progress) -> Result<Binaries> {
         relink(&dir.join(name), &bin.join(name))?;
     }
     Ok(Binaries { dir })
+}
+
+/// What Kubernetes' own programs are told of their version: without it kubectl cannot parse one.
+fn stamp() -> String {
+    let version = "k8s.io/component-base/version";
+    format!(
+        "-s -w -X {version}.gitVersion={KUBERNETES_VERSION} -X {version}.gitMajor=1 -X {version}.gitMinor=34 \
+         -X {version}.gitTreeState=clean -X {version}.gitCommit={KUBERNETES_VERSION} -X {version}.buildDate=2026-01-01T00:00:00Z"
+    )
+}
+
+/// Builds kube-proxy, or finds it in the cache: a program of its own, so that its memory can be compared.
+///
+/// # Errors
+/// As [`kubernetes`].
+pub fn kube_proxy(progress: &Progress) -> Result<PathBuf> {
+    let module = paths::repository().join("hack/kubernetes");
+    let builds = [Build {
+        output: "kube-proxy",
+        package: "k8s.io/kubernetes/cmd/kube-proxy",
+        ldflags: &stamp(),
+    }];
+    Ok(build(&module, "kube-proxy", &builds, progress)?.join("kube-proxy"))
+}
+
+/// Builds CoreDNS, or finds it in the cache.
+///
+/// # Errors
+/// As [`kubernetes`].
+pub fn coredns(progress: &Progress) -> Result<PathBuf> {
+    let module = paths::repository().join("hack/coredns");
+    let builds = [Build {
+        output: "coredns",
+        package: ".",
+        ldflags: "-s -w",
+    }];
+    Ok(build(&module, "coredns", &builds, progress)?.join("coredns"))
+}
+
+/// Kubernetes' own tests of the network, and what they want to run in pods.
+#[derive(Debug, Clone)]
+pub struct KubernetesTests {
+    /// The tests.
+    pub program: PathBuf,
+    /// The server of `regression-issue-74839`.
+    pub boom_server: PathBuf,
+}
+
+/// Builds Kubernetes' own tests of the network, or finds them in the cache.
+///
+/// # Errors
+/// As [`kubernetes`].
+pub fn kubernetes_tests(progress: &Progress) -> Result<KubernetesTests> {
+    let module = paths::repository().join("hack/kubernetes-e2e");
+    let builds = [
+        Build {
+            output: "kubernetes-e2e",
+            package: ".",
+            ldflags: &stamp(),
+        },
+        Build {
+            output: "boom-server",
+            package: "k8s.io/kubernetes/test/images/regression-issue-74839",
+            ldflags: "-s -w",
+        },
+    ];
+    let dir = build(&module, "kubernetes-e2e", &builds, progress)?;
+    Ok(KubernetesTests {
+        program: dir.join("kubernetes-e2e"),
+        boom_server: dir.join("boom-server"),
+    })
 }
 
 /// Builds helm, or finds it in the cache, and links it into `bin`.

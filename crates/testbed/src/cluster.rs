@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, Result, anyhow, bail};
 
+use crate::addons::Addons;
 use crate::addressing::Addressing;
 use crate::archive::Archive;
 use crate::binaries::{self, Binaries};
@@ -16,6 +17,7 @@ use crate::control_plane;
 use crate::destroy::{self, Extent};
 use crate::exec;
 use crate::guest::Guest;
+use crate::images;
 use crate::kernel;
 use crate::links::{self, Limit, Link};
 use crate::machine::Machine;
@@ -26,6 +28,7 @@ use crate::pki::Pki;
 use crate::preloaded::Preloaded;
 use crate::progress::Progress;
 use crate::registry::{self, Record};
+use crate::report;
 use crate::retention;
 use crate::spec::{ClusterSpec, NodeKind};
 
@@ -49,7 +52,7 @@ pub struct Cluster {
 
 impl Cluster {
     /// Brings a cluster up, or mends it, and returns when its API server answers and every node is
-    /// registered (NotReady: there is no network yet).
+    /// registered (NotReady: there is no network yet) and has its kube-proxy, if there is to be one.
     ///
     /// # Errors
     /// When a cluster of that name was brought up with another specification, a tool is missing, or
@@ -152,8 +155,9 @@ impl Cluster {
             addressing.api_server()
         ));
         let pki = Pki::open(&self.dir.join("pki"))?;
-        let pause = self.binaries.pause_image()?;
-        let images = self.images(&pause)?;
+        let pause = images::pause(&self.binaries)?;
+        let addons = Addons::make(spec, &self.progress)?;
+        let images = self.images(&pause, &addons)?;
         let preloaded = spec
             .kinds()
             .map(|kind| Ok((kind, Preloaded::make(kind, &images, &self.progress)?)))
@@ -180,7 +184,10 @@ impl Cluster {
         thread::scope(|scope| {
             // Nodes that ran before have other images; meanwhile the kubelets register.
             let loading = scope.spawn(|| images.iter().try_for_each(|image| self.load(image)));
-            let api = self.wait_api_server().and_then(|()| self.wait_registered());
+            let api = self
+                .wait_api_server()
+                .and_then(|()| self.wait_registered())
+                .and_then(|()| addons.apply(self, &self.progress));
             let loaded = loading
                 .join()
                 .unwrap_or_else(|_| Err(anyhow!("loading images panicked")));
@@ -224,9 +231,11 @@ impl Cluster {
     }
 
     /// What nodes have from the start: the sandbox image first.
-    fn images(&self, pause: &Archive) -> Result<Vec<Archive>> {
+    fn images(&self, pause: &Archive, addons: &Addons) -> Result<Vec<Archive>> {
         let asked = self.spec().images.iter();
-        std::iter::once(Ok(pause.clone()))
+        std::iter::once(pause)
+            .chain(addons.images())
+            .map(|image| Ok(image.clone()))
             .chain(asked.map(|path| Archive::open(path)))
             .collect()
     }
@@ -437,7 +446,12 @@ impl Cluster {
     /// When there is no such node or it does not come up.
     pub fn restart_node(&self, node: &str) -> Result<()> {
         let pki = Pki::open(&self.dir.join("pki"))?;
-        self.boot(self.node(node)?, &pki, &self.binaries.pause_image()?, None)
+        self.boot(
+            self.node(node)?,
+            &pki,
+            &images::pause(&self.binaries)?,
+            None,
+        )
     }
 
     /// The directory of this run's logs: one per machine, with a file per component, and pods' logs.
@@ -449,31 +463,9 @@ impl Cluster {
     /// Where the logs are and how each component's ends: for errors and failed tests.
     #[must_use]
     pub fn report(&self) -> String {
-        let mut text = format!("logs of this run: {}\n", self.logs().display());
         let machines =
             std::iter::once(names::CONTROL_PLANE).chain(self.nodes.iter().map(Node::name));
-        for machine in machines {
-            let Ok(entries) = fs::read_dir(self.logs().join(machine)) else {
-                continue;
-            };
-            let mut files: Vec<_> = entries
-                .flatten()
-                .map(|entry| entry.path())
-                .filter(|path| path.extension().is_some_and(|extension| extension == "log"))
-                .collect();
-            files.sort();
-            for file in files {
-                let end = tail(&file, 8);
-                if !end.is_empty() {
-                    let name = file
-                        .file_name()
-                        .map(|name| name.to_string_lossy().into_owned())
-                        .unwrap_or_default();
-                    text.extend(["--- ", machine, "/", &name, "\n", &end]);
-                }
-            }
-        }
-        text
+        report::text(self.logs(), machines)
     }
 }
 
@@ -593,16 +585,5 @@ fn last_line(text: &str) -> String {
         .unwrap_or_default()
         .chars()
         .take(200)
-        .collect()
-}
-
-/// The last lines of a file, each with its end.
-fn tail(path: &Path, lines: usize) -> String {
-    let bytes = fs::read(path).unwrap_or_default();
-    let text = String::from_utf8_lossy(&bytes);
-    let all: Vec<_> = text.lines().collect();
-    all.iter()
-        .skip(all.len().saturating_sub(lines))
-        .flat_map(|line| [*line, "\n"])
         .collect()
 }

@@ -3,7 +3,7 @@
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::Write as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 use anyhow::{Context as _, Result, bail};
@@ -94,14 +94,19 @@ pub fn line(command: &Command) -> String {
 
 /// Says which Debian package is missing when a program is.
 pub fn require(program: &str, package: &str) -> Result<()> {
+    find(program, package).map(drop)
+}
+
+/// A program's file; says which Debian package is missing when it is not there.
+pub fn find(program: &str, package: &str) -> Result<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let found = std::env::split_paths(&path)
+    std::env::split_paths(&path)
         .chain(["/usr/sbin".into(), "/sbin".into()])
-        .any(|dir| dir.join(program).is_file());
-    if !found {
-        bail!("{program} is not installed: run hack/install, or apt-get install {package}");
-    }
-    Ok(())
+        .map(|dir| dir.join(program))
+        .find(|file| file.is_file())
+        .with_context(|| {
+            format!("{program} is not installed: run hack/install, or apt-get install {package}")
+        })
 }
 
 /// `ip -batch` in a network namespace, or on the host.

@@ -23,6 +23,7 @@
 //! - Nothing is written to the host's `/etc`, `/opt`, `/var` and `/run` by a node: they are overlaid.
 //!   A kernel node writes nothing at all there but its disk and its logs: its root is read-only.
 
+mod addons;
 pub mod addressing;
 pub mod archive;
 pub mod binaries;
@@ -32,6 +33,7 @@ mod control_plane;
 mod destroy;
 mod exec;
 pub mod guest;
+pub mod images;
 pub mod kernel;
 mod links;
 pub mod machine;
@@ -40,8 +42,10 @@ pub mod node;
 pub mod paths;
 mod pki;
 mod preloaded;
+mod programs;
 mod progress;
 pub mod registry;
+mod report;
 pub mod retention;
 pub mod spec;
 
@@ -51,4 +55,4 @@ pub use links::{Limit, Link};
 pub use machine::Machine;
 pub use node::Node;
 pub use progress::Progress;
-pub use spec::{ClusterSpec, IpFamily, NodeKind, PodCidrs, StartupTaint};
+pub use spec::{ClusterDns, ClusterSpec, IpFamily, KubeProxy, NodeKind, PodCidrs, StartupTaint};

@@ -21,7 +21,7 @@ use crate::machine::{Blueprint, Component, Machine};
 use crate::pki::{Pki, Subject};
 use crate::preloaded::Preloaded;
 use crate::progress::Progress;
-use crate::spec::{ClusterSpec, StartupTaint};
+use crate::spec::{ClusterDns, ClusterSpec, StartupTaint};
 
 /// The container runtime's component name.
 pub const CONTAINERD: &str = "containerd";
@@ -228,11 +228,13 @@ impl Node {
     /// When containerd refuses it.
     pub fn load_image(&self, archive: &Archive) -> Result<()> {
         let images = self.exec(&["ctr", "-n", "k8s.io", "images", "ls"])?;
-        let here = images.lines().any(|line| {
-            let mut words = line.split_whitespace();
-            words.next() == Some(archive.name()) && words.any(|word| word == archive.digest())
-        });
-        if here {
+        let here = |name: &String| {
+            images.lines().any(|line| {
+                let mut words = line.split_whitespace();
+                words.next() == Some(name) && words.any(|word| word == archive.digest())
+            })
+        };
+        if archive.names().iter().all(here) {
             return Ok(());
         }
         let file = archive.path().display().to_string();
@@ -279,7 +281,7 @@ pub fn blueprint(
     crate::exec::write(&runtime, containerd_config(pause))?;
     crate::exec::write(
         &kubelet,
-        serde_json::to_vec_pretty(&kubelet_config(spec, node, pki))?,
+        serde_json::to_vec_pretty(&kubelet_config(spec, addressing, node, pki))?,
     )?;
     let node_ip = addresses
         .iter()
@@ -360,12 +362,21 @@ disabled_plugins = [
     )
 }
 
-fn kubelet_config(spec: &ClusterSpec, node: &Node, pki: &Pki) -> serde_json::Value {
+fn kubelet_config(
+    spec: &ClusterSpec,
+    addressing: Addressing,
+    node: &Node,
+    pki: &Pki,
+) -> serde_json::Value {
     let name = node.name();
     let file = |suffix: &str| pki.file(&format!("{name}.{suffix}"));
     let taints = match spec.startup_taint {
         StartupTaint::Enabled => json!([{"key": STARTUP_TAINT, "effect": "NoSchedule"}]),
         StartupTaint::Disabled => json!([]),
+    };
+    let dns = match spec.dns {
+        ClusterDns::None => Vec::new(),
+        ClusterDns::CoreDns => addressing.cluster_dns(),
     };
     json!({
         "apiVersion": "kubelet.config.k8s.io/v1beta1",
@@ -386,6 +397,7 @@ fn kubelet_config(spec: &ClusterSpec, node: &Node, pki: &Pki) -> serde_json::Val
         "enforceNodeAllocatable": [],
         "resolvConf": "/etc/resolv.conf",
         "clusterDomain": "cluster.local",
+        "clusterDNS": dns,
         // The disk and memory are the developer's, not the node's: nothing is evicted.
         "evictionHard": {"nodefs.available": "0%", "imagefs.available": "0%", "nodefs.inodesFree": "0%",
                          "imagefs.inodesFree": "0%", "memory.available": "1Mi"},

@@ -98,6 +98,53 @@ pub enum PodCidrs {
     Nobody,
 }
 
+/// Whether kube-proxy serves Services on every node, and how.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum KubeProxy {
+    /// There is none: cluster IPs lead nowhere until the network serves them.
+    #[default]
+    None,
+    /// By nftables.
+    Nftables,
+    /// By iptables.
+    Iptables,
+}
+
+impl FromStr for KubeProxy {
+    type Err = anyhow::Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        match text {
+            "none" => Ok(Self::None),
+            "nftables" => Ok(Self::Nftables),
+            "iptables" => Ok(Self::Iptables),
+            _ => bail!("kube-proxy's mode {text:?} is none of nftables, iptables, none"),
+        }
+    }
+}
+
+impl fmt::Display for KubeProxy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::None => "none",
+            Self::Nftables => "nftables",
+            Self::Iptables => "iptables",
+        })
+    }
+}
+
+/// Whether names of Services resolve in pods.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ClusterDns {
+    /// They do not.
+    #[default]
+    None,
+    /// CoreDNS answers behind a cluster IP, which somebody must serve.
+    CoreDns,
+}
+
 /// What a cluster shall be.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ClusterSpec {
@@ -120,13 +167,19 @@ pub struct ClusterSpec {
     /// Who gives nodes their pod CIDRs.
     #[serde(default)]
     pub pod_cidrs: PodCidrs,
+    /// kube-proxy.
+    #[serde(default)]
+    pub kube_proxy: KubeProxy,
+    /// Cluster DNS.
+    #[serde(default)]
+    pub dns: ClusterDns,
     /// Archives of images that nodes have from their start.
     #[serde(default)]
     pub images: Vec<PathBuf>,
 }
 
 impl ClusterSpec {
-    /// Three nodes in namespaces, IPv4, no taint.
+    /// Three nodes in namespaces, IPv4, no taint, neither kube-proxy nor cluster DNS.
     #[must_use]
     pub fn new(name: impl Into<String>) -> Self {
         Self {
@@ -138,6 +191,8 @@ impl ClusterSpec {
             kind: NodeKind::Namespace,
             kernel_nodes: 0,
             pod_cidrs: PodCidrs::ControllerManager,
+            kube_proxy: KubeProxy::None,
+            dns: ClusterDns::None,
             images: Vec::new(),
         }
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use carrick_testbed::{
-    Cluster, ClusterSpec, IpFamily, Limit, Link, NodeKind, Progress, StartupTaint,
+    Cluster, ClusterSpec, IpFamily, Limit, Link, NodeKind, Progress, StartupTaint, images,
 };
 use nix::sys::signal::{self, Signal};
 use nix::unistd::Pid;
@@ -195,7 +195,7 @@ fn api_server_stops_and_starts(cluster: &Cluster) -> Result<()> {
 
 /// A privileged pod on the host's network, as Carrick's are, with a mount it shares with its node.
 fn pods_run(cluster: &Cluster) -> Result<()> {
-    let image = cluster.load_image(cluster.binaries().agnhost_image()?.path())?;
+    let image = cluster.load_image(images::agnhost(cluster.binaries())?.path())?;
     let pod = serde_json::json!({
         "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "probe"},
         "spec": {
