@@ -1,4 +1,4 @@
-//! Developer verbs: cluster, images, demo, chaos, bench, test, kernel-tests, gen, tools.
+//! Developer verbs: cluster, images, demo, chaos, conformance, bench, test, kernel-tests, gen, tools.
 //!
 //! Results go to standard output, progress to standard error. Exit codes: 0 done, 1 failed, 2 wrong
 //! usage; `cluster shell` passes its command's on.
@@ -6,6 +6,7 @@
 mod bench;
 mod chaos;
 mod cluster;
+mod conformance;
 mod demo;
 mod generate;
 mod images;
@@ -44,6 +45,8 @@ enum Verb {
     Demo(demo::Args),
     /// Break a cluster at random under continuous traffic, and check what must hold after each event.
     Chaos(chaos::Args),
+    /// Kubernetes' own tests of the network, on a cluster with Carrick on it.
+    Conformance(conformance::Args),
     /// Figures of the optimised build against other programs, in the same run.
     Bench(bench::Args),
     /// Run all tests but the end-to-end ones, in three lanes.
@@ -61,6 +64,7 @@ fn main() -> ExitCode {
         Verb::Images(args) => images::run(args).map(|()| ExitCode::SUCCESS),
         Verb::Demo(args) => demo::run(&args),
         Verb::Chaos(args) => chaos::run(&args),
+        Verb::Conformance(args) => conformance::run(&args),
         Verb::Bench(args) => bench::run(&args),
         Verb::Test(args) => test::run(&args),
         Verb::KernelTests(args) => kernel_tests::run(&args),

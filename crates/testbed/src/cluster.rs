@@ -507,12 +507,13 @@ fn reuse(
     } == *spec;
     if !same || spec.nodes < old.nodes {
         bail!(
-            "cluster {} exists with {} {}, {}, /{}; take it down first: cargo xtask cluster down --name {}",
+            "cluster {} exists with {} {}, {}, /{}, kube-proxy {}; take it down first: cargo xtask cluster down --name {}",
             old.name,
             old.nodes,
             old.kind,
             old.family,
             old.node_mask_v4,
+            old.kube_proxy,
             old.name
         );
     }

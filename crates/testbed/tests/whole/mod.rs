@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use carrick_testbed::{
-    Cluster, ClusterSpec, IpFamily, Limit, Link, NodeKind, Progress, StartupTaint, images,
+    Cluster, ClusterSpec, IpFamily, KubeProxy, Limit, Link, NodeKind, Progress, StartupTaint,
+    images,
 };
 use nix::sys::signal::{self, Signal};
 use nix::unistd::Pid;
@@ -30,6 +31,7 @@ fn spec(name: &str, kind: NodeKind) -> ClusterSpec {
         node_mask_v4: 20,
         startup_taint: StartupTaint::Enabled,
         kind,
+        kube_proxy: KubeProxy::Nftables,
         ..ClusterSpec::new(name)
     }
 }
@@ -41,6 +43,7 @@ pub fn test(kind: NodeKind, more: impl Fn(&Cluster) -> Result<()>) -> Result<()>
     let guard = Guard(name.clone());
     let cluster = Cluster::up(&spec(&name, kind), &progress)?;
     let result = registered(&cluster)
+        .and_then(|()| kube_proxy_serves(&cluster))
         .and_then(|()| commands_are_faithful(&cluster))
         .and_then(|()| the_host_is_not_written_to(&cluster))
         .and_then(|()| links_are_cut_and_restored(&cluster))
@@ -133,6 +136,20 @@ fn components_stop_and_start(cluster: &Cluster) -> Result<()> {
     Progress::quiet().wait("containerd", Duration::from_mins(1), || {
         Ok(answers().err().map(|error| format!("{error:#}")))
     })
+}
+
+/// A node reaches the API server by its cluster IPs.
+fn kube_proxy_serves(cluster: &Cluster) -> Result<()> {
+    for address in ["10.96.0.1", "[fd00:10:96::1]"] {
+        let url = format!("https://{address}/version");
+        let words = ["curl", "--silent", "--insecure", "--max-time", "5", &url];
+        Progress::quiet().wait(&url, Duration::from_mins(1), || {
+            let answer = cluster.node("node1")?.exec(&words);
+            let served = answer.as_ref().is_ok_and(|text| text.contains("v1.34"));
+            Ok((!served).then(|| format!("{answer:?}")))
+        })?;
+    }
+    Ok(())
 }
 
 fn registered(cluster: &Cluster) -> Result<()> {
