@@ -255,6 +255,27 @@ impl Bed {
         succeed(&mut command, None)
     }
 
+    /// Gives the API server's machine routes to pods, by way of their nodes: it has no agent of its own, and what
+    /// it is asked to proxy to pods would not leave it.
+    pub fn route_api_server_to_pods(&self) -> Result<()> {
+        let nodes: Value = serde_json::from_str(&self.kubectl(&["get", "nodes", "-o", "json"])?)?;
+        for node in nodes["items"].as_array().into_iter().flatten() {
+            let name = node["metadata"]["name"].as_str().unwrap_or_default();
+            let cidrs = node["spec"]["podCIDRs"].as_array();
+            let cidrs = cidrs.with_context(|| format!("{name} has no pod CIDR"))?;
+            for cidr in cidrs.iter().filter_map(Value::as_str) {
+                let addresses = self.node_addresses(name)?;
+                let via = addresses
+                    .iter()
+                    .find(|address| address.is_ipv6() == cidr.contains(':'))
+                    .with_context(|| format!("{name} has no address of the family of {cidr}"))?;
+                let words = ["ip", "route", "replace", cidr, "via", &via.to_string()];
+                self.cluster.control_plane().exec(&words)?;
+            }
+        }
+        Ok(())
+    }
+
     /// kubectl, which must succeed.
     pub fn kubectl(&self, arguments: &[&str]) -> Result<String> {
         succeed(self.kubectl_command(arguments).args(arguments), None)

@@ -287,8 +287,9 @@ fn on_bed(args: &Args, work: impl FnOnce(&Bed) -> Result<Vec<Outcome>>) -> Resul
     down.map(|()| outcomes)
 }
 
-/// Zones, and cluster DNS.
+/// Zones, an API server that reaches pods, and cluster DNS.
 fn prepare(bed: &Bed, progress: &Progress) -> Result<()> {
+    bed.route_api_server_to_pods()?;
     for (number, node) in bed.node_names().iter().enumerate() {
         let zone = format!("topology.kubernetes.io/zone=zone-{}", number % 3 + 1);
         bed.kubectl(&["label", "--overwrite", "node", node, &zone])?;
