@@ -126,6 +126,10 @@ pub struct KubernetesTests {
     pub program: PathBuf,
     /// The server of `regression-issue-74839`.
     pub boom_server: PathBuf,
+    /// What agnhost shows to clients of TLS.
+    pub certificate: PathBuf,
+    /// Its key.
+    pub key: PathBuf,
 }
 
 /// Builds Kubernetes' own tests of the network, or finds them in the cache.
@@ -147,7 +151,18 @@ pub fn kubernetes_tests(progress: &Progress) -> Result<KubernetesTests> {
         },
     ];
     let dir = build(&module, "kubernetes-e2e", &builds, progress)?;
+    let go = |words: &[&str]| {
+        let mut command = Command::new("go");
+        command.args(words).current_dir(&module);
+        exec::output(command.env("GOFLAGS", "-mod=readonly"))
+    };
+    // The programs may be cached where the sources are not.
+    go(&["mod", "download", "k8s.io/kubernetes"])?;
+    let sources = go(&["list", "-m", "-f", "{{.Dir}}", "k8s.io/kubernetes"])?;
+    let porter = Path::new(sources.trim()).join("test/images/agnhost/porter");
     Ok(KubernetesTests {
+        certificate: porter.join("localhost.crt"),
+        key: porter.join("localhost.key"),
         program: dir.join("kubernetes-e2e"),
         boom_server: dir.join("boom-server"),
     })

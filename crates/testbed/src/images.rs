@@ -26,7 +26,7 @@ const FILTERS: [Program<'_>; 8] = [
 ];
 
 /// What Kubernetes' tests run in their pods.
-const TOOLS: [Program<'_>; 23] = [
+const TOOLS: [Program<'_>; 28] = [
     ("awk", "mawk"),
     ("bash", "bash"),
     ("cat", "coreutils"),
@@ -35,13 +35,16 @@ const TOOLS: [Program<'_>; 23] = [
     ("date", "coreutils"),
     ("dd", "coreutils"),
     ("dig", "bind9-dnsutils"),
+    ("false", "coreutils"),
     ("getent", "libc-bin"),
     ("grep", "grep"),
     ("head", "coreutils"),
     ("hostname", "hostname"),
     ("ip", "iproute2"),
     ("ls", "coreutils"),
+    ("lsmod", "kmod"),
     ("nc", "netcat-openbsd"),
+    ("nslookup", "bind9-dnsutils"),
     ("rm", "coreutils"),
     ("sed", "sed"),
     ("seq", "coreutils"),
@@ -50,6 +53,8 @@ const TOOLS: [Program<'_>; 23] = [
     ("tail", "coreutils"),
     ("timeout", "coreutils"),
     ("wc", "coreutils"),
+    ("wget", "wget"),
+    ("which", "debianutils"),
 ];
 
 /// Names that Kubernetes v1.34.4 gives the images of its tests (`test/utils/image/manifest.go`), and one image
@@ -132,18 +137,16 @@ pub fn coredns(progress: &Progress) -> Result<Archive> {
 /// # Errors
 /// When something of them does not build, or a program is not installed.
 pub fn kubernetes_tests(binaries: &Binaries, progress: &Progress) -> Result<Vec<Archive>> {
+    let tests = binaries::kubernetes_tests(progress)?;
     let mut files = programs::collect(&TOOLS)?;
-    let (shell, which) = (
-        exec::find("dash", "dash")?,
-        exec::find("which", "debianutils")?,
-    );
     files.extend(programs::collect(&[("dash", "dash")])?);
     files.extend([
-        file("bin/sh", &shell),
-        file("usr/bin/which", &which),
+        file("bin/sh", &exec::find("dash", "dash")?),
         // Where the published image has them: tests call them by their paths.
         file("agnhost", &binaries.dir().join("agnhost")),
         file("coredns", &binaries::coredns(progress)?),
+        file("localhost.crt", &tests.certificate),
+        file("localhost.key", &tests.key),
     ]);
     let tools = Image {
         name: "kubernetes-tests",
@@ -152,12 +155,11 @@ pub fn kubernetes_tests(binaries: &Binaries, progress: &Progress) -> Result<Vec<
         files,
         entrypoint: "/agnhost",
     };
-    let boom = binaries::kubernetes_tests(progress)?.boom_server;
     let boom = Image {
         name: "boom-server",
         aliases: &["registry.k8s.io/e2e-test-images/regression-issue-74839:1.2"],
         command: &[],
-        files: Files::from([file("boom-server", &boom)]),
+        files: Files::from([file("boom-server", &tests.boom_server)]),
         entrypoint: "/boom-server",
     };
     let pause = Image {

@@ -13,7 +13,7 @@ use crate::exec;
 /// A program by its name and the Debian package it comes from.
 pub type Program<'a> = (&'a str, &'a str);
 
-/// The programs in `usr/bin`, and their libraries where they lie here.
+/// The programs in `bin`, where most expect them, and their libraries where they lie here.
 ///
 /// # Errors
 /// When one is not installed, or needs a library that is not.
@@ -22,7 +22,7 @@ pub fn collect(programs: &[Program<'_>]) -> Result<Files> {
     for (name, package) in programs {
         let file = exec::find(name, package)?;
         files.extend(libraries(&file)?.into_iter().map(in_image));
-        files.insert(format!("usr/bin/{name}"), file);
+        files.insert(format!("bin/{name}"), file);
     }
     Ok(files)
 }
@@ -80,7 +80,7 @@ mod tests {
     #[test]
     fn a_program_comes_with_its_libraries() {
         let files = collect(&[("bash", "bash")]).unwrap();
-        assert!(files.contains_key("usr/bin/bash"));
+        assert!(files.contains_key("bin/bash"));
         assert!(files.keys().any(|path| path.contains("libc.so")));
         assert!(files.keys().any(|path| path.contains("ld-linux")));
         assert!(files.keys().all(|path| !path.starts_with('/')));
