@@ -21,6 +21,7 @@ use crate::before::{BeforeFile, ChangedSysctl};
 use crate::firewall::driver::Firewalls;
 use crate::paths::Paths;
 use crate::plan::{HostLink, HostLinks, NodePlan};
+use crate::services::host::ServiceHost;
 use crate::status::Fact;
 
 mod transport;
@@ -89,6 +90,12 @@ impl Host {
             bridge: transport::Bridge::default(),
             known_links: None,
         })
+    }
+
+    /// The host as far as Services are concerned. It has a table and routes of its own.
+    pub(crate) fn for_services(&self, paths: &Paths) -> ServiceHost {
+        let nft = Nft::new(Some(paths.services_table()));
+        ServiceHost::new(nft, self.netlink.clone())
     }
 
     /// What the host had before us.
@@ -189,6 +196,7 @@ impl Host {
     /// Names of our tables that must not exist any more.
     pub async fn remove_tables(&mut self, errors: &mut HostErrors) {
         for (family, name) in [
+            (NftFamily::Inet, carrick_datapath::services::SERVICES_TABLE),
             (NftFamily::Inet, carrick_datapath::INET_TABLE),
             (NftFamily::Netdev, carrick_datapath::NETDEV_TABLE),
         ] {
@@ -293,6 +301,10 @@ impl Host {
 
     /// Sets sysctls and remembers what they were before the first change.
     async fn sync_sysctls(&mut self, desired: &HostDesired, errors: &mut HostErrors) {
+        // Those of router advertisements depend on what they were, and stay while we are here.
+        let unwanted =
+            |key: &str| !desired.sysctls.contains_key(key) && !key.ends_with("/accept_ra");
+        self.give_sysctls_back(unwanted, errors);
         let mut wanted = desired.sysctls.clone();
         if wanted.contains_key("ipv6/conf/all/forwarding") {
             wanted.extend(self.keep_router_advertisements(errors).await);
@@ -344,14 +356,20 @@ impl Host {
 
     /// Removes our routes, and gives sysctls back that still have the value we set.
     pub async fn remove_stack(&mut self, errors: &mut HostErrors) {
-        let outcome = self
-            .netlink
-            .sync_routes(RouteOrigin::CARRICK, &BTreeSet::new())
-            .await;
-        if let Some(outcome) = errors.note(outcome) {
-            errors.extend(outcome.failed);
+        for origin in [RouteOrigin::CARRICK_SERVICES, RouteOrigin::CARRICK] {
+            let outcome = self.netlink.sync_routes(origin, &BTreeSet::new()).await;
+            if let Some(outcome) = errors.note(outcome) {
+                errors.extend(outcome.failed);
+            }
         }
-        for (key, changed) in self.before.get().sysctls.clone() {
+        self.give_sysctls_back(|_| true, errors);
+    }
+
+    /// Gives those sysctls back that still have the value we set.
+    fn give_sysctls_back(&mut self, which: impl Fn(&str) -> bool, errors: &mut HostErrors) {
+        let mut sysctls = self.before.get().sysctls.clone();
+        sysctls.retain(|key, _| which(key));
+        for (key, changed) in sysctls {
             // A sysctl that somebody changed since is theirs; one whose link is gone went with it.
             match self.sysctls.get(&key) {
                 Ok(current) if current == changed.ours => {

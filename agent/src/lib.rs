@@ -3,7 +3,7 @@
 //! ```text
 //! core      plan desired records ledgerfile before status firewall podmtu  data in, data out
 //! drivers   host (netlink, nftables, sysctls)  switchdb (OVSDB)  flows (OpenFlow)  journal sole
-//! services  object feed kept view: core; watch (the API server), driver: Services of the cluster
+//! services  object feed kept view tell: core; watch (the API server), driver, host, health: Services
 //! wiring    run programmer pass stream session controllers readiness info api cleanup
 //! cni ipam portmap                                                 the CNI server and addresses
 //! ```
@@ -19,6 +19,7 @@
 //! | `fabric` | the plan, the other nodes' answers to pings | conditions `FabricCarriesMTU`, in NoEncap `FabricRoutesPods` | with the token |
 //! | `links` | the kernel's word on links and addresses | a new pass of the programmer | with the token |
 //! | `peers` | the other nodes' routes, their answers to pings | condition `PeersReachable` | with the token |
+//! | `health` | health checks that Services want | HTTP answers on their ports | with the token |
 //! | `services` | Services and EndpointSlices | changes for the programmer | with the token |
 //! | `info` | the report | `AgentInfo` | with the token |
 //! | `cni`, `collect` | the plugin's socket; sandboxes that are gone | attachments, requests to the programmer | with the token, after open commands |

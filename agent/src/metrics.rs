@@ -8,14 +8,19 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 
 use carrick_api::agentinfo::condition;
+use carrick_api::effective::ServiceProxyMode;
 
 use crate::node::Node;
 
 /// The registry of an agent.
 pub fn registry(node: Arc<Node>) -> Registry {
-    let mut registry = Registry::with_prefix("carrick_agent");
-    node.service_sync.register(&mut registry);
-    registry.register_collector(Box::new(State { node }));
+    let mut registry = Registry::default();
+    if node.config.service_proxy.mode == ServiceProxyMode::Full {
+        node.service_sync.kube_proxy.register(&mut registry);
+    }
+    let own = registry.sub_registry_with_prefix("carrick_agent");
+    node.service_sync.register(own);
+    own.register_collector(Box::new(State { node }));
     registry
 }
 

@@ -157,7 +157,7 @@ impl Programmer {
         let Pipeline {
             services, flows, ..
         } = &mut self.pipeline;
-        services.set_plan(&self.node.name, &plan, flows);
+        services.set_plan(&self.node.name, &plan, &links, flows);
         let start = self.switch.start().await?;
         self.node
             .board

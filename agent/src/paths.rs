@@ -108,6 +108,11 @@ impl Paths {
         self.run.join("nftables.json")
     }
 
+    /// The same of the table of Services.
+    pub fn services_table(&self) -> PathBuf {
+        self.run.join("nftables-services.json")
+    }
+
     /// The database's socket.
     pub fn database(&self) -> PathBuf {
         self.switch.join("db.sock")

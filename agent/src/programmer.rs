@@ -25,7 +25,7 @@ use crate::node::{Node, Realized};
 use crate::otherswitch::OtherSwitch;
 use crate::pass::{PassError, PassReport, Pipeline};
 use crate::plan::NodePlan;
-use crate::services::driver::Inlets;
+use crate::services::driver::{Inlets, ServiceDriver};
 use crate::status::Fact;
 use crate::switchdb::SwitchDriver;
 
@@ -105,6 +105,7 @@ impl Programmer {
             .map(|attachment| attachment.key.clone())
             .collect();
         health.unready(DATAPATH_CHECK, "the switch is not programmed yet");
+        let services = ServiceDriver::new(&node, services, host.for_services(&node.paths));
         let management = node.paths.management(link::INTEGRATION_BRIDGE);
         Self {
             switch: SwitchDriver::new(node.paths.database()),

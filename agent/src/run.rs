@@ -30,7 +30,9 @@ use crate::podnetwork::AgentNetwork;
 use crate::programmer::Programmer;
 use crate::records::RecordStore;
 use crate::services::driver::Inlets;
+use crate::services::health::{self, Problems, Pulse, Told};
 use crate::services::metrics::SyncMetrics;
+use crate::services::tell::Ends;
 use crate::services::view::QUERIES;
 use crate::services::watch::{self as services, CHANGES, Outlet};
 use crate::sole::Sole;
@@ -85,6 +87,7 @@ struct Agent {
     controllers: watch::Sender<controllers::Addresses>,
     inputs: StreamInputs,
     outlet: Outlet,
+    health_checks: (Told, watch::Sender<Problems>),
 }
 
 impl Agent {
@@ -145,10 +148,24 @@ impl Agent {
             changes: service_changes,
             forgotten: forgotten.subscribe(),
         };
+        let (wanted, pulse) = (
+            watch::Sender::new(None),
+            watch::Sender::new(Pulse::default()),
+        );
+        let health_problems = watch::Sender::new(Problems::new());
+        let told = Told {
+            wanted: wanted.subscribe(),
+            pulse: pulse.subscribe(),
+        };
         let services = Inlets {
             changes: watched,
             forgotten,
             queries,
+            health: Ends {
+                wanted,
+                pulse,
+                problems: health_problems.subscribe(),
+            },
         };
         info!(
             node = name,
@@ -196,6 +213,7 @@ impl Agent {
             controllers,
             inputs,
             outlet,
+            health_checks: (told, health_problems),
         })
     }
 
@@ -208,6 +226,7 @@ impl Agent {
             controllers,
             inputs,
             outlet,
+            health_checks: (told, health_problems),
         } = self;
         // The programmer and the servers end last: open CNI commands need them.
         let last = CancellationToken::new();
@@ -247,6 +266,11 @@ impl Agent {
         tasks.spawn(named("peers", peers::run(Arc::clone(&node), until)));
         let until = token.clone();
         tasks.spawn(named("links", links::run(Arc::clone(&node), until)));
+        if node.config.service_proxy.mode == ServiceProxyMode::Full {
+            let until = token.clone();
+            let checks = health::run(told, health_problems, until);
+            tasks.spawn(named("health", checks));
+        }
         let until = token.clone();
         tasks.spawn(named("fabric", fabric::run(Arc::clone(&node), until)));
         let until = token.clone();

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! API server ──▶ watch ──object──▶ Change ──▶ driver: feed ──▶ Proxy ──Batch──▶ the switch
-//!                                               ▲
+//!                                               ▲                       └────▶ host: nftables, routes
 //!                          read API ──Query─────┘
 //! ```
 //!
@@ -12,8 +12,11 @@
 
 pub(crate) mod driver;
 pub mod feed;
+pub mod health;
+pub(crate) mod host;
 mod kept;
 pub mod metrics;
 pub mod object;
+pub mod tell;
 pub mod view;
 pub mod watch;

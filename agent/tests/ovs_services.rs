@@ -12,15 +12,16 @@
 
 mod lab;
 
-use std::net::{IpAddr, SocketAddr};
-use std::process::{Child, Command, Stdio};
+use std::net::SocketAddr;
 
-use carrick_datapath::{CookieParts, Kind};
 use carrick_proto::{Body, Entry};
 use carrick_testkit::apiserver::ApiServer;
 use lab::controller::{Controller, node_record, pod_record, route_record};
 use lab::kubernetes::Relay;
-use lab::{LabNode, Pod, in_netns, wait, wire};
+use lab::services::{
+    PORT, Server, apply, endpoints, groups, is_service, saved, service, told, who,
+};
+use lab::{LabNode, Pod, wait, wire};
 use serde_json::json;
 
 /// Not a test: the agent's process (see [`lab`]).
@@ -30,139 +31,8 @@ fn agent_process() {
 }
 
 const CIDRS: [&str; 2] = ["10.10.1.0/24", "fd00:10:1::/64"];
-/// Where the Services are.
-const NAMESPACE: &str = "default";
 const CLUSTER_IPS: [&str; 2] = ["10.96.7.7", "fd00:10:96::77"];
 const UDP_IP: &str = "10.96.7.8";
-const PORT: u16 = 8080;
-
-/// A process of a pod that says who it is.
-struct Server(Child);
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-impl Server {
-    /// TCP on both families: each connection is told `name` and closed.
-    fn start(netns: &str, name: &str) -> Self {
-        let program = format!(
-            "import socket\n\
-             s=socket.socket(socket.AF_INET6)\n\
-             s.setsockopt(socket.SOL_SOCKET,socket.SO_REUSEADDR,1)\n\
-             s.bind(('::',{PORT}))\n\
-             s.listen(64)\n\
-             while True:\n c,_=s.accept()\n c.sendall(b'{name}')\n c.close()\n"
-        );
-        let child = Command::new("ip")
-            .args(["netns", "exec", netns, "python3", "-c", &program])
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .spawn()
-            .expect("python3 is installed");
-        Self(child)
-    }
-}
-
-/// Who answers at an address; nobody within two seconds is none.
-fn who(netns: &str, address: &str, port: u16) -> String {
-    let program = format!(
-        "import socket\ns=socket.create_connection(('{address}',{port}),2)\nprint(s.recv(64).decode())"
-    );
-    let (ok, text) = in_netns(netns, &format!("python3 -c \"{program}\" 2>/dev/null"));
-    if ok {
-        text.trim().to_owned()
-    } else {
-        String::new()
-    }
-}
-
-fn apply(server: &ApiServer, object: &serde_json::Value) {
-    let text = object.to_string();
-    server
-        .kubectl_with_input(&["apply", "-f", "-"], &text)
-        .unwrap();
-}
-
-fn service(name: &str, ips: &[&str], protocol: &str) -> serde_json::Value {
-    json!({
-        "apiVersion": "v1", "kind": "Service",
-        "metadata": {"name": name, "namespace": NAMESPACE},
-        "spec": {
-            "clusterIP": ips[0], "clusterIPs": ips,
-            "ipFamilyPolicy": if ips.len() > 1 { "RequireDualStack" } else { "SingleStack" },
-            "ports": [{"name": "p", "port": 80, "protocol": protocol}],
-        },
-    })
-}
-
-/// Slices of a Service, one for each family of the addresses.
-fn endpoints(service: &str, protocol: &str, addresses: &[&String]) -> Vec<serde_json::Value> {
-    ["IPv4", "IPv6"]
-        .into_iter()
-        .map(|family| {
-            let of_family = addresses.iter().filter(|address| {
-                let address: IpAddr = address.parse().unwrap();
-                address.is_ipv4() == (family == "IPv4")
-            });
-            let list: Vec<_> = of_family
-                .map(|address| json!({"addresses": [address], "nodeName": "node1"}))
-                .collect();
-            json!({
-                "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
-                "metadata": {
-                    "name": format!("{service}-{}", family.to_lowercase()), "namespace": NAMESPACE,
-                    "labels": {"kubernetes.io/service-name": service},
-                },
-                "addressType": family,
-                "ports": [{"name": "p", "port": PORT, "protocol": protocol}],
-                "endpoints": list,
-            })
-        })
-        .collect()
-}
-
-/// Flows of a Service in the bridge.
-fn is_service(flow: &str) -> bool {
-    let cookie = flow.split("cookie=0x").nth(1);
-    let cookie = cookie.and_then(|rest| rest.split(',').next());
-    let bits = cookie.and_then(|hex| u64::from_str_radix(hex, 16).ok());
-    bits.and_then(CookieParts::from_bits)
-        .is_some_and(|parts| parts.kind == Kind::Service)
-}
-
-fn groups(node: &LabNode) -> Vec<String> {
-    let target = node.ovs.target("br-int");
-    let dump = node
-        .ovs
-        .ofctl(&["-O", "OpenFlow15", "dump-groups", &target]);
-    let mut groups: Vec<String> = dump
-        .unwrap()
-        .lines()
-        .filter(|line| line.contains("group_id"))
-        .map(|line| line.trim().to_owned())
-        .collect();
-    groups.sort();
-    groups
-}
-
-/// A Service as the agent's read API tells of it.
-fn told(node: &LabNode, name: &str) -> serde_json::Value {
-    let path = format!("/v1/services?service={NAMESPACE}/{name}");
-    let (_, body) = node.api(&path).unwrap_or_default();
-    let answer: serde_json::Value = serde_json::from_str(&body).unwrap_or_default();
-    answer["services"][format!("{NAMESPACE}/{name}")].clone()
-}
-
-/// The lines of the saved commit.
-fn saved(node: &LabNode) -> Vec<String> {
-    let bytes = std::fs::read(node.paths.commit()).unwrap_or_default();
-    let commit = carrick_datapath::Commit::from_bytes(&bytes);
-    commit.map(|commit| commit.flows).unwrap_or_default()
-}
 
 struct Bed {
     node: LabNode,

@@ -249,9 +249,16 @@ fn service_proxy(spec: &NetworkingSpec) -> ServiceProxy {
     let mut skip_services = set.skip_services.unwrap_or_default();
     // Their order means nothing, and another one must not roll the agents.
     skip_services.sort_unstable();
+    let ranges = set.node_port_addresses.unwrap_or_default();
+    // The API server has checked that they are ranges.
+    let ranges = ranges.iter().filter_map(|text| text.parse().ok());
+    let mut node_port_addresses: Vec<IpNet> = ranges.map(|range: IpNet| range.trunc()).collect();
+    node_port_addresses.sort_unstable();
+    node_port_addresses.dedup();
     ServiceProxy {
         mode: set.mode.unwrap_or_default(),
         skip_services,
+        node_port_addresses,
     }
 }
 
@@ -398,6 +405,13 @@ impl Effective {
             service_proxy: Some(networking::ServiceProxy {
                 mode: Some(self.service_proxy.mode),
                 skip_services: Some(self.service_proxy.skip_services.clone()),
+                node_port_addresses: Some(
+                    self.service_proxy
+                        .node_port_addresses
+                        .iter()
+                        .map(ToString::to_string)
+                        .collect(),
+                ),
             }),
             node_configs: Some(self.node_configs.clone()),
             cni: Some(networking::Cni {

@@ -61,7 +61,7 @@ images:
 traffic: {mtu: 1400, transport: {interface: eth1}, snat: {mode: Disabled}}
 datapath: {type: Userspace}
 hostFirewall: InsertRule
-serviceProxy: {mode: ClusterIP, skipServices: [b/two, a/one]}
+serviceProxy: {mode: Full, skipServices: [b/two, a/one], nodePortAddresses: ["2001:db8::/64", 192.0.2.0/24]}
 nodeConfigs:
 - {name: gpu, nodeSelector: {matchLabels: {pool: gpu}}, traffic: {transport: {interface: ens5}}}
 cni: {binDir: /home/kubernetes/bin, confDir: /etc/cni/x, confFile: 01-a.conflist, exclusive: false}

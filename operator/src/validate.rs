@@ -5,7 +5,7 @@
 
 use std::net::IpAddr;
 
-use carrick_api::effective::{DatapathType, ServiceProxyMode, TrafficMode, TunnelProtocol};
+use carrick_api::effective::{DatapathType, TrafficMode, TunnelProtocol};
 use carrick_api::networking::IpamMode;
 use carrick_api::nodeconfig::{self, NodeConfig};
 use carrick_k8s::telemetry;
@@ -15,6 +15,8 @@ use crate::effective::Effective;
 use crate::facts::{Facts, Probe};
 use crate::nodeipam;
 use crate::verdict::{Doubt, Refusal};
+
+mod serviceproxy;
 
 /// The least MTU of a link that carries IPv6 (RFC 8200 §5).
 const IPV6_MIN_MTU: u16 = 1280;
@@ -88,7 +90,7 @@ pub fn refusals(effective: &Effective, facts: &Facts) -> Vec<Refusal> {
         });
     }
     found.extend(gre_over_ipv6(effective, facts));
-    found.extend(full_proxy(effective, facts));
+    found.extend(serviceproxy::refusal(effective, facts));
     found.extend(nodeipam::refusals(effective, facts));
     if let Probe::Failed(why) = &facts.api_server_probe {
         found.push(Refusal {
@@ -174,52 +176,11 @@ fn gre_over_ipv6(effective: &Effective, facts: &Facts) -> Option<Refusal> {
     )))
 }
 
-/// `Full` is not built yet. And whoever replaces kube-proxy cannot reach the API server by what kube-proxy, or
-/// its replacement, serves: the agent would need itself to start.
-fn full_proxy(effective: &Effective, facts: &Facts) -> Vec<Refusal> {
-    if effective.service_proxy.mode != ServiceProxyMode::Full {
-        return Vec::new();
-    }
-    let mut found = vec![Refusal {
-        field: "spec.serviceProxy.mode".into(),
-        reason: "this version serves cluster IPs for pods only and does not replace kube-proxy"
-            .into(),
-        mend: "choose ClusterIP and keep kube-proxy on every node, or Disabled".into(),
-    }];
-    if api_server_is_a_service(effective, facts) {
-        found.push(Refusal {
-            field: "spec.serviceProxy.mode".into(),
-            reason: format!(
-                "Full replaces kube-proxy, and the API server is reached at {}, which is the kubernetes Service: \
-                 without kube-proxy no agent could start",
-                effective.api_server.host
-            ),
-            mend: "set spec.apiServer.host and spec.apiServer.port (or the chart's values of that name) to an endpoint \
-                   of the API server itself"
-                .into(),
-        });
-    }
-    found
-}
-
-/// The endpoint is an address or the name of the Service `kubernetes`.
-fn api_server_is_a_service(effective: &Effective, facts: &Facts) -> bool {
-    let host = effective.api_server.host.as_str();
-    let by_address = host.parse::<IpAddr>().is_ok_and(|address| {
-        let in_range = facts
-            .service_cidrs
-            .iter()
-            .any(|range| range.contains(&address));
-        in_range || facts.kubernetes_service.contains(&address)
-    });
-    by_address || host == "kubernetes" || host.starts_with("kubernetes.default")
-}
-
 /// What is doubtful about `effective` in this cluster.
 pub fn doubts(effective: &Effective, facts: &Facts) -> Vec<Doubt> {
     let mut found = Vec::new();
     let host = effective.api_server.host.as_str();
-    if api_server_is_a_service(effective, facts) {
+    if serviceproxy::api_server_is_a_service(effective, facts) {
         found.push(Doubt {
             name: "api-server-is-a-service",
             message: format!(
@@ -370,7 +331,7 @@ mod tests {
     use crate::samples;
     use proptest::prelude::*;
 
-    fn check(spec: &str, change: impl Fn(&mut Facts)) -> Vec<String> {
+    pub(super) fn check(spec: &str, change: impl Fn(&mut Facts)) -> Vec<String> {
         let mut facts = samples::facts();
         change(&mut facts);
         let effective = samples::effective_of(&samples::spec(spec));
@@ -472,28 +433,6 @@ mod tests {
         let own = "nodeConfigs: [{name: a, nodeSelector: {}, datapath: {type: Userspace}, \
                    traffic: {transport: {interface: eth1}}}]";
         assert_eq!(check(&format!("{{{own}, {}", &gre("")[1..]), v6), [""; 0]);
-    }
-
-    #[test]
-    fn full_is_refused_and_never_by_way_of_a_service() {
-        let full = "serviceProxy: {mode: Full}";
-        assert_eq!(check("{serviceProxy: {mode: ClusterIP}}", |_| {}), [""; 0]);
-        let mode = "spec.serviceProxy.mode";
-        assert_eq!(check(&format!("{{{full}}}"), |_| {}), [mode]);
-        let kubernetes = |facts: &mut Facts| {
-            facts.kubernetes_service = vec!["203.0.113.1".parse().unwrap()];
-        };
-        for host in [
-            "203.0.113.1",
-            "10.96.0.1",
-            "kubernetes.default.svc",
-            "kubernetes",
-        ] {
-            let spec = format!("{{{full}, apiServer: {{host: {host}, port: 443}}}}");
-            assert_eq!(check(&spec, kubernetes), [mode, mode], "{host}");
-            let by_pods = spec.replace("Full", "ClusterIP");
-            assert_eq!(check(&by_pods, kubernetes), [""; 0], "{host}");
-        }
     }
 
     #[test]

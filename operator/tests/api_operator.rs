@@ -214,6 +214,11 @@ async fn what_one_object_can_tell_is_refused_by_the_api_server() {
     );
     refused(
         "default",
+        json!({"serviceProxy": {"nodePortAddresses": ["192.0.2.1"]}}),
+        "serviceProxy.nodePortAddresses holds ranges",
+    );
+    refused(
+        "default",
         json!({"controller": {"replicas": 0}}),
         "greater than or equal to 1",
     );

@@ -18,7 +18,7 @@ use crate::journal::{JournalError, write_atomically};
 use crate::ledgerfile::LedgerFile;
 use crate::node::Node;
 use crate::plan::NodePlan;
-use crate::services::driver::{Inlets, Parts, ServiceDriver, Synced};
+use crate::services::driver::{Parts, ServiceDriver, Synced};
 use carrick_k8s::telemetry::chain;
 
 /// Pods whose ports are open, by the key the pipeline knows them by.
@@ -68,17 +68,17 @@ pub struct Pipeline {
 
 impl Pipeline {
     /// Nothing is rendered yet; `ledger` is what the file has.
-    pub fn new(
+    pub(crate) fn new(
         node: &Node,
         flows: FlowDriver,
         (ledger_file, ledger): (LedgerFile, IdLedger),
-        services: Inlets,
+        services: ServiceDriver,
     ) -> Self {
         Self {
             boot_id: node.boot_id.clone(),
             commit_file: node.paths.commit(),
             flows,
-            services: ServiceDriver::new(node, services),
+            services,
             ledger,
             ledger_file,
             rendered: None,

@@ -1,12 +1,15 @@
 //! The proxy's driver: what was watched goes in, batches go to the switch.
 //!
-//! A batch goes in this order: the ledger to disk, the bundle to the switch, connection entries that lead nowhere
-//! are flushed, ids that nothing carries any more are given back. Where a bundle is not acknowledged, the
-//! switch is read again, and what it holds is adopted.
+//! A batch goes in this order: the ledger to disk, what goes leaves the host, the bundle to the switch, what comes
+//! gets to the host, connection entries that lead nowhere are flushed, ids that nothing carries any more are given
+//! back. Where a bundle is not acknowledged, the switch is read again, and what it holds is adopted. What is wrong
+//! with the host keeps nothing from the switch.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::time::Duration;
+
+use carrick_api::names::link;
 
 use carrick_datapath::services::{
     BatchError, NodeView, Options, Proxy, ProxyMode, RecoverServicesError, ServiceName,
@@ -14,20 +17,23 @@ use carrick_datapath::services::{
 };
 use carrick_datapath::{DatapathKind, IdLedger};
 use carrick_k8s::telemetry::{chain, some};
+use ipnet::IpNet;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
 use super::feed::Feed;
+use super::host::ServiceHost;
 use super::kept::Lines;
 use super::metrics::SyncMetrics;
+use super::tell::{Ends, Teller};
 use super::view::{Query, answer};
 use super::watch::Change;
 use crate::flows::{FlowDriver, FlowError};
 use crate::journal::JournalError;
 use crate::ledgerfile::LedgerFile;
 use crate::node::Node;
-use crate::plan::{NodePlan, proxy_mode};
+use crate::plan::{HostLinks, NodePlan, proxy_mode};
 use crate::status::Fact;
 
 /// Modifications of one bundle: a pod that comes meanwhile waits for no more than these.
@@ -94,14 +100,24 @@ pub struct Inlets {
     pub forgotten: watch::Sender<u64>,
     /// Questions of the read API.
     pub queries: mpsc::Receiver<Query>,
+    /// Health checks.
+    pub health: Ends,
 }
 
 /// Services of this node and what the switch holds of them.
 #[derive(Debug)]
 pub(crate) struct ServiceDriver {
-    inlets: Inlets,
+    changes: mpsc::Receiver<Change>,
+    forgotten: watch::Sender<u64>,
+    queries: mpsc::Receiver<Query>,
     mode: ProxyMode,
     skip: BTreeSet<ServiceName>,
+    node_port_addresses: Vec<IpNet>,
+    /// Where the API server is, if that is an address.
+    api_server: Option<IpAddr>,
+    host: ServiceHost,
+    /// In mode `Full`.
+    teller: Option<Teller>,
     metrics: SyncMetrics,
     /// None before it is known what this node is.
     proxy: Option<Proxy>,
@@ -119,6 +135,8 @@ pub(crate) struct ServiceDriver {
     /// When the first change came that the switch has not acknowledged.
     waiting: Option<Instant>,
     error: Option<String>,
+    /// Since when.
+    failing: Option<Instant>,
 }
 
 /// A comparison of all Services with what the switch holds.
@@ -138,18 +156,27 @@ impl Compared {
 
 impl ServiceDriver {
     /// A driver that knows nothing yet.
-    pub(crate) fn new(node: &Node, inlets: Inlets) -> Self {
+    pub(crate) fn new(node: &Node, inlets: Inlets, host: ServiceHost) -> Self {
         let config = &node.config.service_proxy;
         let mode = proxy_mode(config);
         let skip = config.skip_services.iter();
         let skip = skip.filter_map(|text| text.split_once('/'));
+        let metrics = node.service_sync.clone();
+        let full = mode == ProxyMode::Full;
+        let teller = full.then(|| Teller::new(inlets.health, metrics.kube_proxy.clone()));
         Self {
-            inlets,
+            changes: inlets.changes,
+            forgotten: inlets.forgotten,
+            queries: inlets.queries,
             mode,
             skip: skip
                 .map(|(namespace, name)| ServiceName::new(namespace, name))
                 .collect(),
-            metrics: node.service_sync.clone(),
+            node_port_addresses: config.node_port_addresses.clone(),
+            api_server: node.config.api_server.host.parse().ok(),
+            host,
+            teller,
+            metrics,
             proxy: None,
             feed: Feed::default(),
             adopted: None,
@@ -165,20 +192,35 @@ impl ServiceDriver {
             ids_to_retain: false,
             waiting: None,
             error: None,
+            failing: None,
         }
     }
 
     /// Takes what the node is now. In another zone other endpoints count, and everything is read anew.
-    pub(crate) fn set_plan(&mut self, name: &str, plan: &NodePlan, flows: &mut FlowDriver) {
+    pub(crate) fn set_plan(
+        &mut self,
+        name: &str,
+        plan: &NodePlan,
+        links: &HostLinks,
+        flows: &mut FlowDriver,
+    ) {
+        let full = self.mode == ProxyMode::Full;
         let node = NodeView {
             name: name.to_owned(),
             zone: plan.zone.clone(),
-            // Of the host's own addresses only mode Full speaks.
-            addresses: BTreeSet::<IpAddr>::new(),
-            node_port_addresses: Vec::new(),
+            addresses: if full { own(links) } else { BTreeSet::new() },
+            node_port_addresses: self.node_port_addresses.clone(),
             gateway: plan.gateway.addresses,
             pod_cidrs: plan.pod_cidrs.clone(),
         };
+        if full {
+            let nodes = plan.peers.values().flat_map(|peer| peer.endpoints.iter());
+            let kept = nodes.chain(self.api_server).collect();
+            self.host.set_node(&node, links.get(link::GATEWAY), kept);
+        }
+        if let Some(teller) = &mut self.teller {
+            teller.set_node(&node);
+        }
         match &mut self.proxy {
             Some(proxy) if proxy.node().zone == node.zone => {
                 proxy.set_node(node);
@@ -195,7 +237,7 @@ impl ServiceDriver {
                         "the node's zone has changed; Services are read anew"
                     );
                     self.kept = Some(self.lines());
-                    self.inlets.forgotten.send_modify(|count| *count += 1);
+                    self.forgotten.send_modify(|count| *count += 1);
                     flows.read_again();
                 }
                 self.feed = Feed::default();
@@ -210,11 +252,10 @@ impl ServiceDriver {
         if self.more {
             return Event::More;
         }
-        let inlets = &mut self.inlets;
         tokio::select! {
             biased;
-            Some(query) = inlets.queries.recv() => Event::Query(query),
-            Some(change) = inlets.changes.recv(), if self.proxy.is_some() => Event::Change(change),
+            Some(query) = self.queries.recv() => Event::Query(query),
+            Some(change) = self.changes.recv(), if self.proxy.is_some() => Event::Change(change),
             else => std::future::pending().await,
         }
     }
@@ -234,15 +275,19 @@ impl ServiceDriver {
             Event::Change(change) => self.give(change),
         }
         for _ in 0..TOGETHER {
-            match self.inlets.changes.try_recv() {
+            match self.changes.try_recv() {
                 Ok(change) => self.give(change),
                 Err(_) => break,
             }
         }
+        self.tell(false);
         self.is_whole()
     }
 
     fn give(&mut self, change: Change) {
+        if let Some(teller) = &mut self.teller {
+            teller.heard(&change);
+        }
         if let Some(proxy) = &mut self.proxy {
             self.feed.give(change, proxy);
             if proxy.pending() > 0 {
@@ -286,10 +331,33 @@ impl ServiceDriver {
                 parts.flows.read_again();
             }
         }
+        self.failing = match &synced {
+            Ok(Synced::NotNow) => self.failing,
+            Ok(Synced::Same | Synced::Changed) => None,
+            Err(_) => self.failing.or_else(|| Some(Instant::now())),
+        };
+        let in_place = matches!(synced, Ok(Synced::Same | Synced::Changed));
+        self.tell(in_place);
         synced
     }
 
+    /// Tells others how the proxy is.
+    fn tell(&mut self, in_place: bool) {
+        let since = [self.waiting, self.failing, self.host.failing()];
+        let waiting = since.into_iter().flatten().min();
+        if let Some(teller) = &mut self.teller {
+            if in_place && waiting.is_none() {
+                teller.settled();
+            }
+            teller.publish(waiting);
+        }
+    }
+
     async fn try_sync(&mut self, parts: &mut Parts<'_>) -> Result<Synced, SyncError> {
+        let full = self.mode == ProxyMode::Full;
+        if !full {
+            self.host.leave().await;
+        }
         if !self.is_whole() {
             return Ok(Synced::NotNow);
         }
@@ -320,9 +388,15 @@ impl ServiceDriver {
             self.adopted = session;
             self.kept = None;
             self.ids_to_retain = true;
+            if let Some(teller) = &mut self.teller {
+                teller.adopted(proxy);
+            }
         }
         if self.adopted.is_none() || self.adopted != session {
             return Ok(Synced::NotNow);
+        }
+        if full {
+            self.host.look(proxy.host()).await;
         }
         let batch = proxy.next_batch(parts.ledger, BUNDLE)?;
         // An id must be on disk before a flow carries it.
@@ -332,8 +406,13 @@ impl ServiceDriver {
             if std::mem::take(&mut self.ids_to_retain) {
                 proxy.retain_ids(parts.ledger);
             }
+            if full {
+                self.host.settle(proxy.host()).await;
+            }
             return Ok(Synced::Same);
         };
+        let begin = Instant::now();
+        self.host.before(&batch.host).await;
         if !batch.bundle.is_empty() {
             parts.flows.change_services(&batch.bundle).await?;
             self.metrics.bundles.inc();
@@ -344,11 +423,19 @@ impl ServiceDriver {
                 "programmed Services"
             );
         }
+        self.host.after(&batch.host).await;
+        if let Some(teller) = &mut self.teller {
+            teller.changed(proxy, &batch.services);
+            teller.synced(begin.elapsed());
+        }
         let stale = batch.stale.iter().map(StaleConnections::flush);
         parts.flows.flush(stale).await?;
         batch.release(parts.ledger);
         self.more = proxy.pending() > 0;
         if !self.more {
+            if full {
+                self.host.settle(proxy.host()).await;
+            }
             if std::mem::take(&mut self.ids_to_retain) {
                 proxy.retain_ids(parts.ledger);
             }
@@ -385,6 +472,9 @@ impl ServiceDriver {
 
     /// What is to be said of Services; nothing where others serve them.
     pub(crate) fn fact(&self) -> Option<Fact> {
+        if let Some(error) = self.host.error() {
+            return Some(Fact::fails("HostNotProgrammed", error));
+        }
         if self.mode == ProxyMode::Disabled {
             return None;
         }
@@ -403,11 +493,40 @@ impl ServiceDriver {
             reason.get_or_insert(finding.reason());
             sentences.push(format!("{name}: {finding}"));
         }
+        if let Some(text) = self.host.kept_off(proxy.host()) {
+            reason.get_or_insert("AddressNotRouted");
+            sentences.push(text);
+        }
+        for text in self.teller.iter().flat_map(Teller::problems) {
+            reason.get_or_insert("HealthCheckNotServed");
+            sentences.push(text);
+        }
         let Some(reason) = reason else {
-            let text = "Services are in the switch as they were asked for";
+            let text = match &self.teller {
+                None => "Services are in the switch as they were asked for".to_owned(),
+                Some(teller) => {
+                    let served =
+                        "Services are in the switch and on the host as they were asked for";
+                    let but = teller.proxy_port();
+                    but.map_or(served.to_owned(), |but| format!("{served}; {but}"))
+                }
+            };
             return Some(Fact::holds("Served", text));
         };
         let sentences: Vec<&str> = sentences.iter().map(String::as_str).collect();
         Some(Fact::fails(reason, some(&sentences, NAMED)))
     }
+}
+
+/// The host's own addresses that a Service may have. Link-local ones are on every link, pods' with them.
+fn own(links: &HostLinks) -> BTreeSet<IpAddr> {
+    let nets = links.values().flat_map(|link| &link.addresses);
+    let usable = |address: &IpAddr| {
+        let link_local = match address {
+            IpAddr::V4(v4) => v4.is_link_local(),
+            IpAddr::V6(v6) => v6.is_unicast_link_local(),
+        };
+        !address.is_loopback() && !link_local
+    };
+    nets.map(IpNet::addr).filter(usable).collect()
 }

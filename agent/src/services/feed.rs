@@ -73,7 +73,7 @@ impl Feed {
                 self.services.gone(&name);
                 proxy.remove_service(&name);
             }
-            Change::Slice(slice) => {
+            Change::Slice { slice, .. } => {
                 self.slices
                     .is((slice.namespace.clone(), slice.name.clone()));
                 proxy.upsert_slice(&slice);
@@ -147,7 +147,10 @@ pub(super) mod tests {
         });
         let slice: Option<EndpointSlice> =
             object::endpoint_slice(&serde_json::from_value(object).unwrap());
-        Change::Slice(Box::new(slice.unwrap()))
+        Change::Slice {
+            slice: Box::new(slice.unwrap()),
+            triggered: None,
+        }
     }
 
     #[test]

@@ -12,11 +12,14 @@ use carrick_datapath::services::{
     Conditions, Endpoint, EndpointPort, EndpointSlice, Ingress, IngressMode, Protocol, Service,
     ServiceName, ServicePort, ServiceType, TrafficPolicy,
 };
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::api::discovery::v1 as discovery;
 
 /// Label of an EndpointSlice: the Service it belongs to.
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
+/// Annotation of an EndpointSlice: when what it tells of happened.
+const TRIGGERED: &str = "endpoints.kubernetes.io/last-change-trigger-time";
 /// Labels by which Services and EndpointSlices are not ours (`pkg/proxy/apis` of Kubernetes).
 pub const NOT_OURS: [&str; 2] = [
     "service.kubernetes.io/service-proxy-name",
@@ -149,6 +152,12 @@ fn endpoint_port(port: &discovery::EndpointPort) -> Option<EndpointPort> {
         protocol: protocol(port.protocol.as_deref())?,
         port: port_number(port.port?)?,
     })
+}
+
+/// When what a slice tells of happened (a pod became ready), if whoever wrote it says so.
+pub fn triggered(object: &discovery::EndpointSlice) -> Option<Timestamp> {
+    let annotations = object.metadata.annotations.as_ref()?;
+    annotations.get(TRIGGERED)?.parse().ok()
 }
 
 fn endpoint(endpoint: &discovery::Endpoint) -> Option<Endpoint> {

@@ -14,6 +14,7 @@ use std::time::Duration;
 use carrick_datapath::services::{EndpointSlice, Service, ServiceName};
 use carrick_k8s::telemetry::chain;
 use futures::StreamExt as _;
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::api::discovery::v1 as discovery;
 use kube::runtime::WatchStreamExt as _;
@@ -52,7 +53,12 @@ pub enum Change {
     /// A Service is gone.
     ServiceGone(ServiceName),
     /// A slice is so.
-    Slice(Box<EndpointSlice>),
+    Slice {
+        /// The slice.
+        slice: Box<EndpointSlice>,
+        /// When what it tells of happened.
+        triggered: Option<Timestamp>,
+    },
     /// A slice is gone.
     SliceGone {
         /// Its namespace.
@@ -85,9 +91,10 @@ pub async fn run(client: Client, out: Outlet, shutdown: CancellationToken) {
     let slices = Source {
         kind: Kind::Slices,
         is: |slice: &discovery::EndpointSlice| {
-            object::endpoint_slice(slice)
-                .map(Box::new)
-                .map(Change::Slice)
+            Some(Change::Slice {
+                slice: Box::new(object::endpoint_slice(slice)?),
+                triggered: object::triggered(slice),
+            })
         },
         gone: |slice: &discovery::EndpointSlice| {
             let (namespace, name) = object::slice_name(slice)?;

@@ -14,6 +14,7 @@
 pub mod controller;
 pub mod kubernetes;
 pub mod modes;
+pub mod services;
 mod shell;
 
 use std::io::{Read as _, Write as _};

@@ -211,6 +211,9 @@ pub struct ServiceProxy {
     /// Services that are left to another proxy, each as `namespace/name`.
     #[serde(default)]
     pub skip_services: Vec<String>,
+    /// Ranges of the nodes' addresses that have node ports; empty means all of them.
+    #[serde(default)]
+    pub node_port_addresses: Vec<IpNet>,
 }
 
 impl ServiceProxy {

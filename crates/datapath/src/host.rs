@@ -13,6 +13,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
 
+use crate::services::ProxyMode;
 use crate::state::{MacAddr, NodeState, VIRTUAL_MAC, Way};
 use crate::tunnel::Tunnel;
 
@@ -201,7 +202,8 @@ pub const fn next_hop(family_of: IpAddr) -> IpAddr {
 }
 
 /// `addr_gen_mode=1` keeps link-local addresses off the gateway, `accept_dad=0` makes its address
-/// usable at once: duplicate detection could only ask the pods, who may not answer.
+/// usable at once: duplicate detection could only ask the pods, who may not answer. With
+/// `route_localnet` the host reaches node ports at 127.0.0.1.
 fn sysctls(state: &NodeState, gateway_link: &str) -> BTreeMap<String, String> {
     let mut sysctls = BTreeMap::new();
     let mut set = |path: String, value: &str| {
@@ -209,6 +211,9 @@ fn sysctls(state: &NodeState, gateway_link: &str) -> BTreeMap<String, String> {
     };
     if state.gateway.addresses.v4.is_some() {
         set("ipv4/ip_forward".to_owned(), "1");
+        if state.services == ProxyMode::Full {
+            set(format!("ipv4/conf/{gateway_link}/route_localnet"), "1");
+        }
     }
     if state.gateway.addresses.v6.is_some() {
         set("ipv6/conf/all/forwarding".to_owned(), "1");

@@ -15,7 +15,9 @@
 //!   facts("eth1") -> LinkFacts (serde), move_facts(&facts, from, to): and back again
 //! Sysctls::at("/host/proc/sys/net")     get, set, apply + restore of previous values, set_in
 //! Nft::new(memory_file)                 sync("inet", "carrick", Some(text)), list
+//!   framed, load_framed                 a table whose sets change by elements
 //! flush_connections(None, addresses)    the host's own (zone 0) connection entries
+//! flush_udp(None, {(address, port)})    the same, by where UDP went
 //! disable_tx_checksum(&namespace, link) pods of the userspace datapath
 //! ping({addresses}, id, limit)          which of them answer; ping_sizes: packets of which size reach them
 //! Monitor::open()                       tells when links or addresses change
@@ -41,7 +43,7 @@ mod route;
 mod sysctl;
 
 pub use address::{Address, LinkLocal};
-pub use conntrack::{ConntrackError, flush_connections};
+pub use conntrack::{ConntrackError, UdpPlace, flush_connections, flush_udp};
 pub use ethtool::{EthtoolError, disable_tx_checksum};
 pub use facts::LinkFacts;
 pub use link::{AddrGenMode, AdminState, Link, LinkIndex, VethSpec};
@@ -50,7 +52,7 @@ pub use monitor::{Change, Monitor};
 pub use namespace::{Namespace, NamespaceError};
 pub use neighbour::Neighbour;
 pub use netlink::{Netlink, NetlinkError, Outcome};
-pub use nft::{Applied, Look, Nft, NftError, is_nft_name};
+pub use nft::{Applied, Framed, Look, Nft, NftError, is_nft_name};
 pub use ping::{Echo, ping, ping_sizes};
 pub use route::{Route, RouteOrigin};
 pub use sysctl::{SysctlError, Sysctls};

@@ -19,6 +19,10 @@ use tokio::process::Command;
 
 use crate::namespace::{Namespace, NamespaceError};
 
+mod frame;
+
+pub use frame::Framed;
+
 /// How long one run of nft may take: it waits for others that hold the ruleset.
 const LIMIT: Duration = Duration::from_secs(30);
 /// The largest listing that is read: a host's own firewall has some thousand rules at most.

@@ -27,6 +27,8 @@ impl RouteOrigin {
     pub const STATIC: Self = Self(4);
     /// Us: 'C'; no daemon in iproute2's `rt_protos` has it.
     pub const CARRICK: Self = Self(67);
+    /// Us, for Services: 'D'. They come and go with objects of the API, the others with nodes.
+    pub const CARRICK_SERVICES: Self = Self(68);
 }
 
 /// The metric an IPv6 route has that asks for none (`IP6_RT_PRIO_USER`).

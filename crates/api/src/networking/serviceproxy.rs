@@ -11,12 +11,12 @@ use crate::effective::ServiceProxyMode;
 pub struct ServiceProxy {
     /// Disabled leaves Services to a kube-proxy. ClusterIP serves the cluster IPs of Services for pods, in
     /// the switch of their node; a kube-proxy serves everything else (node ports, addresses of load
-    /// balancers, external IPs, and the hosts themselves), so it must run on every node. Full, which is to
-    /// replace kube-proxy, is refused by this version. Default: Disabled. It can be changed while the network
-    /// runs.
+    /// balancers, external IPs, and the hosts themselves), so it must run on every node. Full serves all of
+    /// it, and no kube-proxy is needed; the agents must reach the API server without one (spec.apiServer).
+    /// Default: Disabled. It can be changed while the network runs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mode: Option<ServiceProxyMode>,
-    /// Services that are left to kube-proxy in every mode, each as namespace/name. Default: none.
+    /// Services that are left to another proxy in every mode, each as namespace/name. Default: none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(
         length(max = 64),
@@ -28,4 +28,16 @@ pub struct ServiceProxy {
         extend("x-kubernetes-list-type" = "set")
     )]
     pub skip_services: Option<Vec<String>>,
+    /// Ranges of the nodes' own addresses that have node ports, in mode Full. Empty: every address of a
+    /// node, and 127.0.0.1. Default: empty.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(
+        length(max = 16),
+        inner(length(min = 4, max = 49)),
+        extend("x-kubernetes-list-type" = "set", "x-kubernetes-validations" = [{
+            "rule": "self.all(range, isCIDR(range))",
+            "message": "serviceProxy.nodePortAddresses holds ranges such as 192.0.2.0/24 or 2001:db8::/64"
+        }])
+    )]
+    pub node_port_addresses: Option<Vec<String>>,
 }

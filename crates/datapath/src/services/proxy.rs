@@ -240,6 +240,11 @@ impl Proxy {
             .filter_map(|rendered| rendered.health.as_ref())
     }
 
+    /// The health check of one Service, as of the last batch.
+    pub fn health_check(&self, name: &ServiceName) -> Option<&HealthCheck> {
+        self.rendered.get(name)?.health.as_ref()
+    }
+
     /// Services that are known, with those that are not served.
     pub const fn index(&self) -> &Index {
         &self.index
