@@ -15,6 +15,7 @@ fn allowed() -> BTreeMap<&'static str, &'static [&'static str]> {
         ("carrick-api", &[]),
         // Domain core.
         ("carrick-datapath", &["carrick-openflow"]),
+        ("carrick-policy", &[]),
         // Drivers.
         ("carrick-node", &[]),
         ("carrick-k8s", &["carrick-api"]),
@@ -78,7 +79,7 @@ fn allowed() -> BTreeMap<&'static str, &'static [&'static str]> {
 }
 
 /// Crates that must stay free of IO, whatever their features say by default.
-const PURE: &[&str] = &["carrick-openflow", "carrick-datapath"];
+const PURE: &[&str] = &["carrick-openflow", "carrick-datapath", "carrick-policy"];
 /// What a pure crate must not depend on, unless behind an optional feature.
 const IMPURE: &[&str] = &[
     "tokio",
