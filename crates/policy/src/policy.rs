@@ -121,33 +121,47 @@ pub enum Scope {
     Selected(Selector),
 }
 
-/// What a group consists of.
+/// Pods by their namespaces and labels.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct PodSelector {
+    /// Of which namespaces.
+    pub scope: Scope,
+    /// With which labels.
+    pub pods: Selector,
+}
+
+/// What a group of peers consists of.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum GroupSelector {
     /// Pods with these labels in these namespaces.
-    Pods(Scope, Selector),
+    Pods(PodSelector),
     /// Nodes with these labels.
     Nodes(Selector),
+}
+
+impl fmt::Display for PodSelector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let pods = &self.pods;
+        match &self.scope {
+            Scope::Namespace(namespace) => write!(f, "pods {pods} of namespace {namespace}"),
+            Scope::Selected(namespaces) => write!(f, "pods {pods} of namespaces {namespaces}"),
+        }
+    }
 }
 
 impl fmt::Display for GroupSelector {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Pods(Scope::Namespace(namespace), pods) => {
-                write!(f, "pods {pods} of namespace {namespace}")
-            }
-            Self::Pods(Scope::Selected(namespaces), pods) => {
-                write!(f, "pods {pods} of namespaces {namespaces}")
-            }
+            Self::Pods(pods) => write!(f, "{pods}"),
             Self::Nodes(nodes) => write!(f, "nodes {nodes}"),
         }
     }
 }
 
-/// A policy; `G` is how it names groups: what they consist of, or [`crate::GroupKey`] once they
-/// are interned.
+/// A policy; `A` and `G` are how it names groups: what they consist of, or [`crate::GroupKey`] once
+/// they are interned ([`crate::EnforcedPolicy`]).
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Policy<G = GroupSelector> {
+pub struct Policy<A = PodSelector, G = GroupSelector> {
     /// Which one.
     pub name: PolicyName,
     /// `metadata.uid`.
@@ -157,7 +171,7 @@ pub struct Policy<G = GroupSelector> {
     /// Its place in the tier: lower is read first. Always 0 for a NetworkPolicy.
     pub priority: u16,
     /// The pods it is for.
-    pub applied_to: G,
+    pub applied_to: A,
     /// Directions in which those are isolated; of a NetworkPolicy only.
     pub isolation: Isolation,
     /// Its rules, those of a direction in the order they are read.
@@ -229,52 +243,13 @@ pub struct Rank<'a> {
     pub name: &'a PolicyName,
 }
 
-impl<G> Policy<G> {
+impl<A, G> Policy<A, G> {
     /// Where it is read.
     pub const fn rank(&self) -> Rank<'_> {
         Rank {
             tier: self.tier,
             priority: self.priority,
             name: &self.name,
-        }
-    }
-
-    /// The same policy with its groups named in another way.
-    pub(crate) fn map<H>(self, mut map: impl FnMut(GroupUse, G) -> H) -> Policy<H> {
-        let applied_to = map(GroupUse::AppliedTo, self.applied_to);
-        let rules = self.rules.into_iter().map(|rule| {
-            let named = rule.names_ports_of_peers();
-            let Peers {
-                any,
-                groups,
-                networks,
-                domains,
-            } = rule.peers;
-            Rule {
-                direction: rule.direction,
-                position: rule.position,
-                name: rule.name,
-                action: rule.action,
-                peers: Peers {
-                    any,
-                    groups: groups
-                        .into_iter()
-                        .map(|group| map(GroupUse::Peer { named }, group))
-                        .collect(),
-                    networks,
-                    domains,
-                },
-                ports: rule.ports,
-            }
-        });
-        Policy {
-            name: self.name,
-            uid: self.uid,
-            tier: self.tier,
-            priority: self.priority,
-            applied_to,
-            isolation: self.isolation,
-            rules: rules.collect(),
         }
     }
 }
@@ -286,11 +261,4 @@ impl<G> Rule<G> {
         let mut ports = self.ports.iter().flatten();
         self.direction == Direction::Egress && ports.any(PortMatch::is_named)
     }
-}
-
-/// What a policy uses a group for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum GroupUse {
-    AppliedTo,
-    Peer { named: bool },
 }

@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
-use sha2::{Digest, Sha256};
 
 use crate::problem::{Problem, quoted};
 
@@ -106,13 +105,11 @@ impl Selector {
         })
     }
 
-    /// Adds it to a digest: every text with its length before it, so that no two selectors give the
-    /// same bytes.
-    pub(crate) fn digest(&self, digest: &mut Sha256) {
-        let mut bytes = Vec::with_capacity(128);
-        count(&mut bytes, self.requirements.len());
+    /// As bytes, every text with its length before it, so that no two selectors give the same.
+    pub(crate) fn encode(&self, bytes: &mut Vec<u8>) {
+        encode_count(bytes, self.requirements.len());
         for Requirement { key, operator } in &self.requirements {
-            text(&mut bytes, key);
+            encode_text(bytes, key);
             let (number, values): (u8, &[String]) = match operator {
                 Operator::In(values) => (0, values),
                 Operator::NotIn(values) => (1, values),
@@ -120,21 +117,21 @@ impl Selector {
                 Operator::DoesNotExist => (3, &[]),
             };
             bytes.push(number);
-            count(&mut bytes, values.len());
+            encode_count(bytes, values.len());
             for value in values {
-                text(&mut bytes, value);
+                encode_text(bytes, value);
             }
         }
-        digest.update(&bytes);
     }
 }
 
-fn count(bytes: &mut Vec<u8>, count: usize) {
+fn encode_count(bytes: &mut Vec<u8>, count: usize) {
     bytes.extend_from_slice(&(count as u64).to_be_bytes());
 }
 
-fn text(bytes: &mut Vec<u8>, text: &str) {
-    count(bytes, text.len());
+/// A text with its length before it.
+pub(crate) fn encode_text(bytes: &mut Vec<u8>, text: &str) {
+    encode_count(bytes, text.len());
     bytes.extend_from_slice(text.as_bytes());
 }
 

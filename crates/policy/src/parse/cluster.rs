@@ -15,7 +15,8 @@ use crate::cluster_network_policy::{
 use crate::domain::{DomainName, NoDomainName};
 use crate::network::{Network, parse_cidr};
 use crate::policy::{
-    Action, Direction, GroupSelector, Isolation, Peers, Policy, PolicyName, Rule, Scope, Tier,
+    Action, Direction, GroupSelector, Isolation, Peers, PodSelector, Policy, PolicyName, Rule,
+    Scope, Tier,
 };
 use crate::port::{PortMatch, Protocol, is_port_name};
 use crate::problem::{Problem, Problems, bounded, quoted};
@@ -101,7 +102,7 @@ pub fn parse_cluster_network_policy(
     })
 }
 
-fn subject(subject: &Subject) -> Result<GroupSelector, Problem> {
+fn subject(subject: &Subject) -> Result<PodSelector, Problem> {
     let field = &"spec.subject";
     match (&subject.namespaces, &subject.pods) {
         (Some(namespaces), None) => all_of(namespaces, field),
@@ -119,18 +120,15 @@ fn two_fields(field: &dyn fmt::Display) -> Problem {
     Problem::new(field, "has more than one field", "leave one of them")
 }
 
-fn all_of(namespaces: &LabelSelector, field: &dyn fmt::Display) -> Result<GroupSelector, Problem> {
+fn all_of(namespaces: &LabelSelector, field: &dyn fmt::Display) -> Result<PodSelector, Problem> {
     let namespaces = Selector::parse(namespaces, &format_args!("{field}.namespaces"))?;
-    Ok(GroupSelector::Pods(
-        Scope::Selected(namespaces),
-        Selector::default(),
-    ))
+    Ok(PodSelector {
+        scope: Scope::Selected(namespaces),
+        pods: Selector::default(),
+    })
 }
 
-fn namespaced_pods(
-    pods: &NamespacedPod,
-    field: &dyn fmt::Display,
-) -> Result<GroupSelector, Problem> {
+fn namespaced_pods(pods: &NamespacedPod, field: &dyn fmt::Display) -> Result<PodSelector, Problem> {
     let namespaces = Selector::parse(
         &pods.namespace_selector,
         &format_args!("{field}.pods.namespaceSelector"),
@@ -139,7 +137,10 @@ fn namespaced_pods(
         &pods.pod_selector,
         &format_args!("{field}.pods.podSelector"),
     )?;
-    Ok(GroupSelector::Pods(Scope::Selected(namespaces), pods))
+    Ok(PodSelector {
+        scope: Scope::Selected(namespaces),
+        pods,
+    })
 }
 
 /// A rule as it is written, but for its peers.
@@ -265,7 +266,7 @@ fn ingress_peer(
         }
         (Some(_), Some(_)) => return Err(two_fields(field)),
     };
-    list.groups.push(group);
+    list.groups.push(GroupSelector::Pods(group));
     Ok(())
 }
 
@@ -283,8 +284,14 @@ fn egress_peer(
         domain_names,
     } = peer;
     match (namespaces, pods, nodes, networks, domain_names) {
-        (Some(namespaces), None, None, None, None) => list.groups.push(all_of(namespaces, field)?),
-        (None, Some(pods), None, None, None) => list.groups.push(namespaced_pods(pods, field)?),
+        (Some(namespaces), None, None, None, None) => {
+            list.groups
+                .push(GroupSelector::Pods(all_of(namespaces, field)?));
+        }
+        (None, Some(pods), None, None, None) => {
+            list.groups
+                .push(GroupSelector::Pods(namespaced_pods(pods, field)?));
+        }
         (None, None, Some(nodes), None, None) => {
             let nodes = Selector::parse(nodes, &format_args!("{field}.nodes"))?;
             list.groups.push(GroupSelector::Nodes(nodes));

@@ -13,7 +13,7 @@ use super::part::{PeerList, distinct, has_names, object_name, port_number, uid};
 use super::{Parsed, Refused};
 use crate::network::{Network, parse_cidr};
 use crate::policy::{
-    Action, Direction, GroupSelector, Isolation, Policy, PolicyName, Rule, Scope, Tier,
+    Action, Direction, GroupSelector, Isolation, PodSelector, Policy, PolicyName, Rule, Scope, Tier,
 };
 use crate::port::{PortMatch, Protocol, is_port_name};
 use crate::problem::{Problem, Problems, quoted};
@@ -189,8 +189,8 @@ impl Reader {
                 ));
             }
             (None, namespaces, pods) => {
-                list.groups
-                    .push(self.pods(namespaces.as_ref(), pods.as_ref(), field)?);
+                let pods = self.pods(namespaces.as_ref(), pods.as_ref(), field)?;
+                list.groups.push(GroupSelector::Pods(pods));
             }
         }
         Ok(())
@@ -201,7 +201,7 @@ impl Reader {
         namespaces: Option<&LabelSelector>,
         pods: Option<&LabelSelector>,
         field: &dyn fmt::Display,
-    ) -> Result<GroupSelector, Problem> {
+    ) -> Result<PodSelector, Problem> {
         let parse = |selector: Option<&LabelSelector>, name: &str| match selector {
             None => Ok(Selector::default()),
             Some(selector) => Selector::parse(selector, &format_args!("{field}.{name}")),
@@ -210,7 +210,10 @@ impl Reader {
             None => Scope::Namespace(self.namespace.clone()),
             some => Scope::Selected(parse(some, "namespaceSelector")?),
         };
-        Ok(GroupSelector::Pods(scope, parse(pods, "podSelector")?))
+        Ok(PodSelector {
+            scope,
+            pods: parse(pods, "podSelector")?,
+        })
     }
 }
 

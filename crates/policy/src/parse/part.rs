@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::domain::DomainName;
 use crate::network::Network;
-use crate::policy::{GroupSelector, Peers, PolicyName, Scope};
+use crate::policy::{GroupSelector, Peers, PodSelector, PolicyName, Scope};
 use crate::port::PortMatch;
 use crate::problem::{Problem, quoted};
 use crate::selector::Selector;
@@ -97,7 +97,10 @@ impl PeerList {
 
 /// Every pod of every namespace.
 fn all_pods() -> GroupSelector {
-    GroupSelector::Pods(Scope::Selected(Selector::default()), Selector::default())
+    GroupSelector::Pods(PodSelector {
+        scope: Scope::Selected(Selector::default()),
+        pods: Selector::default(),
+    })
 }
 
 /// Sorted and without duplicates.
