@@ -40,6 +40,7 @@ pub struct Index {
 
     pub(crate) node_ids: HashMap<Arc<str>, NodeId>,
     pub(crate) nodes: Arena<NodeId, Node>,
+    idle_nodes: Vec<NodeId>,
     pub(crate) node_selection_ids: FxHashMap<SelectorHash, NodeSelectionId>,
     pub(crate) node_selections: Arena<NodeSelectionId, NodeSelection>,
     pub(crate) node_matching: Matching<(), NodeSelectionId, NodeId>,
@@ -62,7 +63,7 @@ pub struct Index {
 #[derive(Debug, Default)]
 pub(crate) struct Namespace {
     pub(crate) name: Arc<str>,
-    /// Only then its labels count: an empty selector does not select what nobody knows.
+    /// Only then its labels count. Until then a selector that looks at none selects it and no other.
     known: bool,
     labels: LabelSet,
     classes: IdSet<ClassId>,
@@ -277,6 +278,7 @@ impl Index {
 
     /// Ids of what is gone may be used again.
     pub(crate) fn recycle(&mut self) {
+        self.forget_idle_nodes();
         self.namespaces.recycle();
         self.namespace_selections.recycle();
         self.nodes.recycle();

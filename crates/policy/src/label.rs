@@ -189,6 +189,11 @@ pub(crate) enum Anchor {
 }
 
 impl Query {
+    /// Whether it selects whatever labels there are.
+    pub(crate) fn selects_all(&self) -> bool {
+        self.0.is_empty()
+    }
+
     pub(crate) fn matches(&self, labels: &LabelSet) -> bool {
         self.0.iter().all(|test| match test {
             Test::Is(key, value) => labels.value(*key) == Some(*value),

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::{Index, Namespace, NamespaceSelection, ScopeId};
 use crate::group::hash_selector;
 use crate::id::{ClassId, IdSet, NamespaceId, NamespaceSelectionId, SelectionId};
+use crate::label::LabelSet;
 use crate::objects;
 use crate::selector::Selector;
 
@@ -32,9 +33,12 @@ impl Index {
         let Some(id) = self.namespace_ids.get(name).copied() else {
             return;
         };
-        self.forget_labels(id);
-        self.select_namespace(id, IdSet::default());
-        self.release_namespace(id);
+        if self.namespaces[id].known {
+            self.forget_labels(id);
+            let selections = self.selecting_all();
+            self.select_namespace(id, selections);
+            self.release_namespace(id);
+        }
     }
 
     /// The namespace of that name, known or not.
@@ -47,7 +51,18 @@ impl Index {
             ..Namespace::default()
         });
         self.namespace_ids.insert(Arc::clone(name), id);
+        let selections = self.selecting_all();
+        self.select_namespace(id, selections);
         id
+    }
+
+    /// Selectors of namespaces that select those that are not known.
+    fn selecting_all(&self) -> IdSet<NamespaceSelectionId> {
+        let unlabelled = LabelSet::default();
+        let candidates = self.namespace_matching.queries((), &unlabelled);
+        candidates
+            .filter(|selection| self.namespace_selections[*selection].query.selects_all())
+            .collect()
     }
 
     /// Forgets a namespace that is neither known nor named.
@@ -57,6 +72,9 @@ impl Index {
             return;
         }
         let entry = self.namespaces.retire(id);
+        for selection in entry.selections.iter() {
+            self.namespace_selections[selection].namespaces.remove(id);
+        }
         self.namespace_ids.remove(&entry.name);
     }
 
@@ -110,10 +128,16 @@ impl Index {
             return *id;
         }
         let query = self.texts.query(selector);
-        let candidates = self.namespace_matching.things(&query);
-        let namespaces: IdSet<NamespaceId> = candidates
-            .filter(|namespace| query.matches(&self.namespaces[*namespace].labels))
-            .collect();
+        let namespaces: IdSet<NamespaceId> = if query.selects_all() {
+            let mut all: Vec<NamespaceId> = self.namespace_ids.values().copied().collect();
+            all.sort_unstable();
+            all.into_iter().collect()
+        } else {
+            let candidates = self.namespace_matching.things(&query);
+            candidates
+                .filter(|namespace| query.matches(&self.namespaces[*namespace].labels))
+                .collect()
+        };
         let id = self
             .namespace_selections
             .insert(NamespaceSelection::default());

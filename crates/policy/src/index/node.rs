@@ -58,16 +58,27 @@ impl Index {
         id
     }
 
-    /// Forgets a node that is neither known nor has pods.
+    /// The node may be neither known nor have pods now. It is forgotten once nodes were told: until
+    /// then it may come back, and is the same one.
     pub(super) fn release_node(&mut self, id: NodeId) {
         let entry = &self.nodes[id];
-        if entry.known || !entry.pods.is_empty() {
-            return;
+        if !entry.known && entry.pods.is_empty() {
+            self.idle_nodes.push(id);
         }
-        let Node { name, .. } = self.nodes.retire(id);
-        self.node_ids.remove(&name);
-        // Whoever is told that it lost something may still ask how it was called.
-        self.nodes[id].name = name;
+    }
+
+    /// Forgets nodes that did not come back.
+    pub(crate) fn forget_idle_nodes(&mut self) {
+        for id in std::mem::take(&mut self.idle_nodes) {
+            let entry = &self.nodes[id];
+            let idle = !entry.known && entry.pods.is_empty();
+            if idle && self.node_ids.get(&entry.name) == Some(&id) {
+                let Node { name, .. } = self.nodes.retire(id);
+                self.node_ids.remove(&name);
+                // Whoever is told that it lost something may still ask how it was called.
+                self.nodes[id].name = name;
+            }
+        }
     }
 
     fn forget_node(&mut self, id: NodeId) {
