@@ -45,8 +45,8 @@ pub fn may_leave(world: &World, names: &Names, probe: Probe) -> bool {
         if *namespace != source.namespace || !pod_selected(spec, source) {
             continue;
         }
-        let types = spec.policy_types.clone().unwrap_or_default();
-        let rules = spec.egress.clone().unwrap_or_default();
+        let types = spec.policy_types.as_deref().unwrap_or_default();
+        let rules = spec.egress.as_deref().unwrap_or_default();
         // "If this field is not specified, it will default based on the existence of ingress or
         // egress rules; policies that contain an egress section are assumed to affect egress."
         let affects = if types.is_empty() {
@@ -59,17 +59,17 @@ pub fn may_leave(world: &World, names: &Names, probe: Probe) -> bool {
         }
         isolated = true;
         for rule in rules {
-            let ports = rule.ports.unwrap_or_default();
-            let peers = rule.to.unwrap_or_default();
+            let ports = rule.ports.as_deref().unwrap_or_default();
+            let peers = rule.to.as_deref().unwrap_or_default();
             let destination = pod_at(world, probe.destination);
-            if peers.is_empty() && namespaced_ports(&ports, probe, destination) {
+            if peers.is_empty() && namespaced_ports(ports, probe, destination) {
                 return true;
             }
-            for peer in &peers {
+            for peer in peers {
                 let selected = is_peer(world, namespace, peer, probe.destination);
                 // A range of addresses has no pods that could call their ports something.
                 let named = destination.filter(|_| peer.ip_block.is_none());
-                if selected && namespaced_ports(&ports, probe, named) {
+                if selected && namespaced_ports(ports, probe, named) {
                     return true;
                 }
             }
@@ -97,19 +97,19 @@ pub fn may_enter(world: &World, probe: Probe) -> bool {
         if *namespace != destination.namespace || !pod_selected(spec, destination) {
             continue;
         }
-        let types = spec.policy_types.clone().unwrap_or_default();
+        let types = spec.policy_types.as_deref().unwrap_or_default();
         if !types.is_empty() && !types.iter().any(|text| text == "Ingress") {
             continue;
         }
         isolated = true;
-        for rule in spec.ingress.clone().unwrap_or_default() {
-            let peers = rule.from.unwrap_or_default();
+        for rule in spec.ingress.iter().flatten() {
+            let peers = rule.from.as_deref().unwrap_or_default();
             let from = peers.is_empty()
                 || peers
                     .iter()
                     .any(|peer| is_peer(world, namespace, peer, probe.source));
-            let ports = rule.ports.unwrap_or_default();
-            if from && namespaced_ports(&ports, probe, Some(destination)) {
+            let ports = rule.ports.as_deref().unwrap_or_default();
+            if from && namespaced_ports(ports, probe, Some(destination)) {
                 return true;
             }
         }
@@ -133,7 +133,7 @@ fn selects(selector: &LabelSelector, labels: &BTreeMap<String, String>) -> bool 
     }
     for expression in selector.match_expressions.iter().flatten() {
         let value = labels.get(&expression.key);
-        let values = expression.values.clone().unwrap_or_default();
+        let values = expression.values.as_deref().unwrap_or_default();
         let holds = match expression.operator.as_str() {
             "In" => value.is_some() && values.contains(value.unwrap()),
             "NotIn" => value.is_none() || !values.contains(value.unwrap()),
@@ -155,8 +155,8 @@ fn selects_namespace(world: &World, selector: &LabelSelector, namespace: &str) -
 }
 
 fn pod_selected(spec: &NetworkPolicySpec, pod: &TestPod) -> bool {
-    let selector = spec.pod_selector.clone().unwrap_or_default();
-    selects(&selector, &pod.labels)
+    let mut selector = spec.pod_selector.iter();
+    selector.all(|selector| selects(selector, &pod.labels))
 }
 
 fn is_peer(world: &World, namespace: &str, peer: &NetworkPolicyPeer, address: IpAddr) -> bool {
@@ -176,8 +176,8 @@ fn is_peer(world: &World, namespace: &str, peer: &NetworkPolicyPeer, address: Ip
         None => pod.namespace == namespace,
         Some(selector) => selects_namespace(world, selector, &pod.namespace),
     };
-    let pods = peer.pod_selector.clone().unwrap_or_default();
-    namespace_fits && selects(&pods, &pod.labels)
+    let mut pods = peer.pod_selector.iter();
+    namespace_fits && pods.all(|pods| selects(pods, &pod.labels))
 }
 
 /// "If this field is empty or missing, this rule matches all ports."
@@ -216,7 +216,7 @@ fn calls(
     protocol: &str,
     number: u16,
 ) -> bool {
-    let ports = pod.map(|pod| pod.ports.clone()).unwrap_or_default();
+    let ports = pod.map(|pod| &*pod.ports).unwrap_or_default();
     ports.iter().any(|(own, own_protocol, own_number)| {
         own == name
             && own_protocol == protocol
@@ -273,7 +273,7 @@ fn namespaced(world: &World, selector: &NamespacedPod, pod: &TestPod) -> bool {
 fn cluster_ingress(world: &World, probe: Probe, pod: &TestPod, tier: &str) -> Option<bool> {
     let source = pod_at(world, probe.source);
     for (_, spec) in of_tier(world, tier, pod) {
-        for rule in spec.ingress.clone().unwrap_or_default() {
+        for rule in spec.ingress.iter().flatten() {
             // "If an implementation sees no fields are set … it should fail closed."
             let unknown = rule.from.iter().any(|peer| *peer == IngressPeer::default());
             let matched = rule.from.iter().any(|peer| {
@@ -305,7 +305,7 @@ fn cluster_egress(
 ) -> Option<bool> {
     let destination = pod_at(world, probe.destination);
     for (_, spec) in of_tier(world, tier, pod) {
-        for rule in spec.egress.clone().unwrap_or_default() {
+        for rule in spec.egress.iter().flatten() {
             let unknown = rule.to.iter().any(|peer| *peer == EgressPeer::default());
             let matched = rule
                 .to
