@@ -9,7 +9,7 @@ use std::sync::Arc;
 use rustc_hash::FxHashMap;
 
 use crate::group::GroupKey;
-use crate::id::{IdSet, NodeId, SelectionId};
+use crate::id::{IdSet, NodeId, PodId, SelectionId};
 use crate::index::{GroupRef, Index};
 use crate::policy::PolicyName;
 use crate::port::NamedPort;
@@ -78,8 +78,10 @@ impl Changes {
 /// What was so when nodes were told last, of everything that may have changed since.
 #[derive(Debug, Default)]
 pub(crate) struct Pending {
-    /// Where pods were.
-    pods: HashMap<Arc<str>, Option<NodeId>>,
+    /// Pods that are in the list already: a bit each, for a policy may select all there are.
+    touched: IdSet<PodId>,
+    /// Where pods were, by UID.
+    pods: Vec<(Arc<str>, Option<NodeId>)>,
     /// Which nodes had policies whose content changes.
     policies: HashMap<PolicyName, IdSet<NodeId>>,
     /// Which nodes had the policies for a selection.
@@ -99,9 +101,10 @@ struct GroupBefore {
 }
 
 impl Pending {
-    pub(crate) fn touch_pod(&mut self, uid: &Arc<str>, on: Option<NodeId>) {
-        if !self.pods.contains_key(uid) {
-            self.pods.insert(Arc::clone(uid), on);
+    /// A pod of one UID may be touched as several, one after the other: the first counts.
+    pub(crate) fn touch_pod(&mut self, pod: PodId, uid: &Arc<str>, on: Option<NodeId>) {
+        if self.touched.insert(pod) {
+            self.pods.push((Arc::clone(uid), on));
         }
     }
 
@@ -220,15 +223,15 @@ impl Index {
         updates
     }
 
-    fn pod_changes(&self, pending: HashMap<Arc<str>, Option<NodeId>>) -> Vec<PodChange> {
+    fn pod_changes(&self, mut pending: Vec<(Arc<str>, Option<NodeId>)>) -> Vec<PodChange> {
+        pending.sort_by(|(a, _), (b, _)| a.cmp(b));
+        pending.dedup_by(|(later, _), (first, _)| later == first);
         let changes = pending.into_iter().filter_map(|(uid, before)| {
             let on = self.node_of(&uid);
             let lost = before.filter(|before| on != Some(*before));
             (on.is_some() || lost.is_some()).then_some(PodChange { uid, on, lost })
         });
-        let mut changes: Vec<PodChange> = changes.collect();
-        changes.sort_unstable_by(|a, b| a.uid.cmp(&b.uid));
-        changes
+        changes.collect()
     }
 
     fn policy_changes(

@@ -18,7 +18,6 @@ impl Index {
             }
             self.remove_pod(id);
         }
-        self.pending.touch_pod(&pod.uid, None);
         let namespace = self.namespace_id(&pod.namespace);
         let node = self.node_id(&pod.node);
         let labels = self.texts.labels(&pod.labels);
@@ -42,6 +41,7 @@ impl Index {
             addresses: addresses(pod.addresses),
             ports: pod.ports,
         });
+        self.pending.touch_pod(id, &pod.uid, None);
         self.pod_ids.insert(pod.uid, id);
         self.classes[class].pods.insert(id);
         self.nodes[node].pods.insert(id);
@@ -81,7 +81,7 @@ impl Index {
         self.note_pod(id, true);
         let node = self.pods[id].node;
         if !same_ports {
-            self.pending.touch_pod(&pod.uid, Some(node));
+            self.pending.touch_pod(id, &pod.uid, Some(node));
         }
         let entry = &mut self.pods[id];
         entry.addresses = addresses(pod.addresses.clone());
@@ -94,7 +94,7 @@ impl Index {
         let Pod {
             uid, node, class, ..
         } = self.pods.retire(id);
-        self.pending.touch_pod(&uid, Some(node));
+        self.pending.touch_pod(id, &uid, Some(node));
         self.pod_ids.remove(&uid);
         self.classes[class].pods.remove(id);
         self.nodes[node].pods.remove(id);
@@ -238,7 +238,7 @@ impl Index {
         for pod in pods {
             if applied {
                 let Pod { uid, node, .. } = &self.pods[pod];
-                self.pending.touch_pod(uid, Some(*node));
+                self.pending.touch_pod(pod, uid, Some(*node));
             }
             self.note_pod_in(pod, &groups, member);
         }

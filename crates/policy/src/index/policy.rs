@@ -145,10 +145,13 @@ impl Index {
         if self.selections[selection].applied.is_none() {
             self.pending.touch_applied(selection, None);
             self.touch_selected(selection);
-            let classes = self.selections[selection].classes.iter();
-            let nodes: IdSet<NodeId> = classes
-                .flat_map(|class| self.classes[class].nodes.iter())
-                .collect();
+            let mut nodes = IdSet::<NodeId>::default();
+            for class in self.selections[selection].classes.iter() {
+                nodes.extend(self.classes[class].nodes.iter());
+                if nodes.len() == self.nodes.len() {
+                    break;
+                }
+            }
             self.selections[selection].applied = Some(Box::new(Applied {
                 nodes,
                 ..Applied::default()

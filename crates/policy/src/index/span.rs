@@ -210,6 +210,6 @@ impl Index {
     /// Notes that a pod's record changes.
     pub(super) fn touch_record(&mut self, pod: PodId) {
         let Pod { uid, node, .. } = &self.pods[pod];
-        self.pending.touch_pod(uid, Some(*node));
+        self.pending.touch_pod(pod, uid, Some(*node));
     }
 }
