@@ -1,15 +1,15 @@
 //! What changes for which node: the difference between what nodes were told and what they need
 //! now, however many events lie between.
 
+use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
-use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
 
 use crate::group::GroupKey;
-use crate::id::{IdSet, NodeId, PodId, SelectionId};
+use crate::id::{IdSet, NodeId, PodId, PolicyId, SelectionId};
 use crate::index::{GroupRef, Index};
 use crate::policy::PolicyName;
 use crate::port::NamedPort;
@@ -82,8 +82,9 @@ pub(crate) struct Pending {
     touched: IdSet<PodId>,
     /// Where pods were, by UID.
     pods: Vec<(Arc<str>, Option<NodeId>)>,
+    touched_policies: IdSet<PolicyId>,
     /// Which nodes had policies whose content changes.
-    policies: HashMap<PolicyName, IdSet<NodeId>>,
+    policies: Vec<(PolicyName, IdSet<NodeId>)>,
     /// Which nodes had the policies for a selection.
     applied: FxHashMap<SelectionId, IdSet<NodeId>>,
     groups: FxHashMap<GroupRef, GroupBefore>,
@@ -108,24 +109,26 @@ impl Pending {
         }
     }
 
-    pub(crate) fn touch_policy(&mut self, name: &PolicyName, nodes: Option<&IdSet<NodeId>>) {
-        if !self.policies.contains_key(name) {
-            let nodes = nodes.cloned().unwrap_or_default();
-            self.policies.insert(name.clone(), nodes);
+    /// A policy that did not exist.
+    pub(crate) fn new_policy(&mut self, policy: PolicyId, name: &PolicyName) {
+        if self.touched_policies.insert(policy) {
+            self.policies.push((name.clone(), IdSet::default()));
         }
     }
 
-    /// The same for a policy that is for a selection: nodes had it that had those of the selection.
-    pub(crate) fn touch_policy_of(
+    /// A policy that is for a selection: nodes had it that had those of the selection. As with
+    /// pods, the first of a name counts.
+    pub(crate) fn touch_policy(
         &mut self,
+        policy: PolicyId,
         name: &PolicyName,
         selection: SelectionId,
         now: Option<&IdSet<NodeId>>,
     ) {
-        if !self.policies.contains_key(name) {
+        if self.touched_policies.insert(policy) {
             let nodes = self.applied.get(&selection).or(now).cloned();
             self.policies
-                .insert(name.clone(), nodes.unwrap_or_default());
+                .push((name.clone(), nodes.unwrap_or_default()));
         }
     }
 
@@ -172,7 +175,11 @@ impl Index {
         let pending = std::mem::take(&mut self.pending);
         let changes = Changes {
             pods: self.pod_changes(pending.pods),
-            policies: self.policy_changes(pending.policies, pending.applied),
+            policies: self.policy_changes(
+                pending.policies,
+                &pending.touched_policies,
+                pending.applied,
+            ),
             groups: self.group_changes(pending.groups),
         };
         self.recycle();
@@ -236,7 +243,8 @@ impl Index {
 
     fn policy_changes(
         &self,
-        pending: HashMap<PolicyName, IdSet<NodeId>>,
+        mut pending: Vec<(PolicyName, IdSet<NodeId>)>,
+        touched: &IdSet<PolicyId>,
         applied: FxHashMap<SelectionId, IdSet<NodeId>>,
     ) -> Vec<PolicyChange> {
         let nobody = IdSet::default();
@@ -251,22 +259,18 @@ impl Index {
             if told.is_empty() && lost.is_empty() {
                 continue;
             }
-            for entry in now
-                .policies
-                .iter()
-                .filter_map(|id| self.policies[id].as_ref())
-            {
-                let name = &entry.enforced.name;
-                if !pending.contains_key(name) {
-                    changes.push(PolicyChange {
-                        name: name.clone(),
-                        policy: Some(Arc::clone(&entry.enforced)),
-                        told: Arc::clone(&told),
-                        lost: Arc::clone(&lost),
-                    });
-                }
+            let policies = now.policies.iter().filter(|id| !touched.contains(*id));
+            for entry in policies.filter_map(|id| self.policies[id].as_ref()) {
+                changes.push(PolicyChange {
+                    name: entry.enforced.name.clone(),
+                    policy: Some(Arc::clone(&entry.enforced)),
+                    told: Arc::clone(&told),
+                    lost: Arc::clone(&lost),
+                });
             }
         }
+        pending.sort_by(|(a, _), (b, _)| a.cmp(b));
+        pending.dedup_by(|(later, _), (first, _)| later == first);
         for (name, before) in pending {
             let id = self.policy_ids.get(&name);
             let entry = id.and_then(|id| self.policies[*id].as_ref());

@@ -60,7 +60,7 @@ pub use network::Network;
 pub use objects::{Event, Labels, Namespace, Node, Pod};
 pub use parse::{
     Parsed, Refused, parse_cluster_network_policy, parse_cluster_network_policy_json,
-    parse_network_policy,
+    parse_network_policy, parse_network_policy_json,
 };
 pub use policy::{
     Action, Direction, GroupSelector, Isolation, Peers, PodSelector, Policy, PolicyName, Rank,

@@ -11,7 +11,7 @@ mod namespaced;
 mod part;
 
 pub use cluster::{parse_cluster_network_policy, parse_cluster_network_policy_json};
-pub use namespaced::parse_network_policy;
+pub use namespaced::{parse_network_policy, parse_network_policy_json};
 
 use crate::policy::Policy;
 use crate::problem::{Problem, Problems};

@@ -12,10 +12,10 @@ impl Index {
     pub(super) fn policy_is(&mut self, policy: Policy) {
         let entry = self.intern(policy);
         let Some(id) = self.policy_ids.get(&entry.enforced.name).copied() else {
-            self.pending.touch_policy(&entry.enforced.name, None);
             let name = entry.enforced.name.clone();
             let (applied_to, groups) = (entry.applied_to, entry.groups.clone());
             let id = self.policies.insert(Some(entry));
+            self.pending.new_policy(id, &name);
             self.policy_ids.insert(name, id);
             self.add_policy(id, applied_to);
             self.add_uses(applied_to, &groups);
@@ -29,7 +29,7 @@ impl Index {
             self.release(&entry);
             return;
         }
-        self.touch_policy(&old);
+        self.touch_policy(id, &old);
         // What both need is never without a user, so nothing is taken away to be given again.
         let (applied_to, groups) = (entry.applied_to, entry.groups.clone());
         self.policies[id] = Some(entry);
@@ -51,18 +51,18 @@ impl Index {
         let Some(old) = self.policies.retire(id) else {
             return;
         };
-        self.touch_policy(&old);
+        self.touch_policy(id, &old);
         self.remove_uses(old.applied_to, &old.groups);
         self.remove_policy(id, old.applied_to);
         self.release(&old);
     }
 
     /// Notes which nodes have the policy, before that changes.
-    fn touch_policy(&mut self, entry: &PolicyEntry) {
+    fn touch_policy(&mut self, id: PolicyId, entry: &PolicyEntry) {
         let now = self.selections[entry.applied_to].applied.as_deref();
         let nodes = now.map(|applied| &applied.nodes);
         self.pending
-            .touch_policy_of(&entry.enforced.name, entry.applied_to, nodes);
+            .touch_policy(id, &entry.enforced.name, entry.applied_to, nodes);
     }
 
     /// Groups by keys instead of selectors. Each distinct one is acquired once.

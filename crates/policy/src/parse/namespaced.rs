@@ -9,6 +9,9 @@ use k8s_openapi::api::networking::v1::{
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
+use serde::Deserialize as _;
+use serde_json::Value;
+
 use super::part::{PeerList, distinct, has_names, object_name, port_number, uid};
 use super::{Parsed, Refused};
 use crate::network::{Network, parse_cidr};
@@ -16,8 +19,21 @@ use crate::policy::{
     Action, Direction, GroupSelector, Isolation, PodSelector, Policy, PolicyName, Rule, Scope, Tier,
 };
 use crate::port::{PortMatch, Protocol, is_port_name};
-use crate::problem::{Problem, Problems, quoted};
+use crate::problem::{Problem, Problems, bounded, quoted};
 use crate::selector::Selector;
+
+/// Reads a NetworkPolicy that was not decoded yet: one that does not fit the types is refused like
+/// any other that cannot be read.
+pub fn parse_network_policy_json(object: &Value) -> Result<Parsed, Refused> {
+    let object = NetworkPolicy::deserialize(object).map_err(|error| {
+        Refused(Problem::new(
+            "spec",
+            bounded(&error.to_string()),
+            "write it as networking.k8s.io/v1 has it",
+        ))
+    })?;
+    parse_network_policy(&object)
+}
 
 /// Reads a NetworkPolicy.
 pub fn parse_network_policy(object: &NetworkPolicy) -> Result<Parsed, Refused> {

@@ -165,7 +165,8 @@ fn network_policy_port() -> impl Strategy<Value = Value> {
     })
 }
 
-fn network_policy() -> impl Strategy<Value = Value> {
+/// `spec` of a NetworkPolicy.
+pub fn network_policy() -> impl Strategy<Value = Value> {
     let rule = |side: &'static str| {
         (
             option::of(vec(network_policy_peer(), 0..=2)),
@@ -258,7 +259,8 @@ fn rule(
     )
 }
 
-fn cluster_policy() -> impl Strategy<Value = Value> {
+/// `spec` of a ClusterNetworkPolicy.
+pub fn cluster_policy() -> impl Strategy<Value = Value> {
     const ACTIONS: [&str; 3] = ["Accept", "Deny", "Pass"];
     // Now and then a peer of a future version: no field that is known.
     let selected = || {
