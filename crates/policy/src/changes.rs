@@ -9,7 +9,7 @@ use std::sync::Arc;
 use rustc_hash::FxHashMap;
 
 use crate::group::GroupKey;
-use crate::id::{IdSet, NodeId, PodId, PolicyId, SelectionId};
+use crate::id::{ClassId, IdSet, NodeId, PodId, PolicyId, SelectionId};
 use crate::index::{GroupRef, Index};
 use crate::policy::PolicyName;
 use crate::port::NamedPort;
@@ -78,7 +78,9 @@ impl Changes {
 /// What was so when nodes were told last, of everything that may have changed since.
 #[derive(Debug, Default)]
 pub(crate) struct Pending {
-    /// Pods that are in the list already: a bit each, for a policy may select all there are.
+    /// Classes all of whose pods are in the list: who joins one later is there by that.
+    touched_classes: IdSet<ClassId>,
+    /// Pods that are in the list: a bit each, for a policy may select all there are.
     touched: IdSet<PodId>,
     /// Where pods were, by UID.
     pods: Vec<(Arc<str>, Option<NodeId>)>,
@@ -107,6 +109,11 @@ impl Pending {
         if self.touched.insert(pod) {
             self.pods.push((Arc::clone(uid), on));
         }
+    }
+
+    /// Whether the pods of the class are still to be touched.
+    pub(crate) fn touch_class(&mut self, class: ClassId) -> bool {
+        self.touched_classes.insert(class)
     }
 
     /// A policy that did not exist.

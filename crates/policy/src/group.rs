@@ -130,7 +130,7 @@ mod tests {
         let selector = pods(Scope::Namespace("default".into()));
         insta::assert_snapshot!(
             GroupKey::of(GroupKind::Addresses, &selector),
-            @""
+            @"addresses/062aba0419c33e2f50402d923987f00c"
         );
     }
 

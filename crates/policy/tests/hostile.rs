@@ -7,6 +7,7 @@
     reason = "tests say what they expect"
 )]
 
+#[allow(dead_code, reason = "bytes are the fuzz target's")]
 #[path = "../../../fuzz/checks/policy.rs"]
 mod checks;
 mod support;
@@ -70,12 +71,15 @@ fn replace(value: &mut Value, place: &mut usize, other: &Value) {
     *place = place.wrapping_sub(1);
     match value {
         Value::Array(list) if list.len() < 1000 => {
-            list.iter_mut()
-                .for_each(|value| replace(value, place, other));
+            for value in list {
+                replace(value, place, other);
+            }
         }
-        Value::Object(map) => map
-            .values_mut()
-            .for_each(|value| replace(value, place, other)),
+        Value::Object(map) => {
+            for value in map.values_mut() {
+                replace(value, place, other);
+            }
+        }
         _ => {}
     }
 }

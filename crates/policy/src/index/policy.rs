@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use super::{Applied, GroupRef, Index, PeerKind, PolicyEntry};
+use super::{Applied, GroupRef, Index, PeerKind, Pod, PolicyEntry};
 use crate::group::{GroupKey, GroupKind};
-use crate::id::{IdSet, NodeId, PodId, PolicyId, SelectionId};
+use crate::id::{IdSet, NodeId, PolicyId, SelectionId};
 use crate::policy::{GroupSelector, Peers, Policy, PolicyName, Rule};
 use crate::state::EnforcedPolicy;
 
@@ -177,12 +177,13 @@ impl Index {
 
     /// Records of the selected pods change: they name the groups that policies are for.
     fn touch_selected(&mut self, selection: SelectionId) {
-        let classes = self.selections[selection].classes.iter();
-        let pods: Vec<PodId> = classes
-            .flat_map(|class| self.classes[class].pods.iter())
-            .collect();
-        for pod in pods {
-            self.touch_record(pod);
+        for class in self.selections[selection].classes.iter() {
+            if self.pending.touch_class(class) {
+                for pod in self.classes[class].pods.iter() {
+                    let Pod { uid, node, .. } = &self.pods[pod];
+                    self.pending.touch_pod(pod, uid, Some(*node));
+                }
+            }
         }
     }
 }

@@ -4,7 +4,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::{GroupRef, Index, PeerUse, Pod};
+use super::{GroupRef, Index, PeerUse};
 use crate::group::{GroupKey, GroupKind};
 use crate::id::{IdSet, NodeId, PodId, SelectionId};
 use crate::port::NamedPort;
@@ -205,11 +205,5 @@ impl Index {
         }
         self.touch_group(group);
         self.pending.note_members(group, owner, addresses, was);
-    }
-
-    /// Notes that a pod's record changes.
-    pub(super) fn touch_record(&mut self, pod: PodId) {
-        let Pod { uid, node, .. } = &self.pods[pod];
-        self.pending.touch_pod(pod, uid, Some(*node));
     }
 }

@@ -1,5 +1,6 @@
 //! What is enforced of objects that are not as they should be, and what is said of them.
 
+use k8s_openapi::api::networking::v1::NetworkPolicy;
 use serde_json::{Value, json};
 
 use super::{
@@ -7,7 +8,7 @@ use super::{
 };
 use crate::policy::{Action, Direction, Isolation, Rule};
 
-fn namespaced(spec: Value) -> Result<Parsed, Refused> {
+fn namespaced(spec: &Value) -> Result<Parsed, Refused> {
     let object = json!({
         "metadata": {"namespace": "shop", "name": "web", "uid": "u-1"},
         "spec": spec,
@@ -15,7 +16,7 @@ fn namespaced(spec: Value) -> Result<Parsed, Refused> {
     parse_network_policy(&serde_json::from_value(object).unwrap())
 }
 
-fn cluster(tier: &str, subject: Value, rules: Value) -> Result<Parsed, Refused> {
+fn cluster(tier: &str, subject: &Value, rules: &Value) -> Result<Parsed, Refused> {
     let mut spec = json!({"tier": tier, "priority": 10, "subject": subject});
     for (key, value) in rules.as_object().unwrap() {
         spec[key] = value.clone();
@@ -58,7 +59,7 @@ fn rules(parsed: &Parsed) -> Vec<String> {
 
 #[test]
 fn a_network_policy_is_read_whole() {
-    let parsed = namespaced(json!({
+    let parsed = namespaced(&json!({
         "podSelector": {"matchLabels": {"app": "web"}},
         "policyTypes": ["Egress", "Ingress"],
         "ingress": [
@@ -105,7 +106,7 @@ fn a_network_policy_is_read_whole() {
 #[test]
 fn policy_types_default_as_the_api_says() {
     let isolation = |spec| {
-        let Isolation { ingress, egress } = namespaced(spec).unwrap().policy.isolation;
+        let Isolation { ingress, egress } = namespaced(&spec).unwrap().policy.isolation;
         (ingress, egress)
     };
     assert_eq!(isolation(json!({"podSelector": {}})), (true, false));
@@ -120,7 +121,7 @@ fn policy_types_default_as_the_api_says() {
         (true, false)
     );
     // Rules of a direction that is not named count for nothing.
-    let only = namespaced(json!({
+    let only = namespaced(&json!({
         "podSelector": {}, "policyTypes": ["Egress"], "ingress": [{}],
     }));
     assert_eq!(only.unwrap().policy.rules.len(), 0);
@@ -128,7 +129,7 @@ fn policy_types_default_as_the_api_says() {
 
 #[test]
 fn what_a_network_policy_gets_wrong_is_left_out_and_named() {
-    let parsed = namespaced(json!({
+    let parsed = namespaced(&json!({
         "podSelector": {},
         "ingress": [
             {"from": [{"ipBlock": {"cidr": "10.0.0.0/33"}}]},
@@ -159,12 +160,12 @@ fn five_thousand_peers_are_enforced() {
     let peers: Vec<Value> = (0..5000)
         .map(|n| json!({"ipBlock": {"cidr": format!("10.{}.{}.0/24", n / 256, n % 256)}}))
         .collect();
-    let parsed = namespaced(json!({"podSelector": {}, "ingress": [{"from": peers}]})).unwrap();
+    let parsed = namespaced(&json!({"podSelector": {}, "ingress": [{"from": peers}]})).unwrap();
     assert!(parsed.problems.is_empty());
     assert_eq!(parsed.policy.rules[0].peers.networks.len(), 5000);
 
     let peers = vec![json!({"ipBlock": {"cidr": "nonsense"}}); 5000];
-    let parsed = namespaced(json!({"podSelector": {}, "ingress": [{"from": peers}]})).unwrap();
+    let parsed = namespaced(&json!({"podSelector": {}, "ingress": [{"from": peers}]})).unwrap();
     assert_eq!(parsed.problems.len(), 5000);
     assert_eq!(parsed.problems.first().len(), crate::MAX_PROBLEMS);
 }
@@ -173,27 +174,27 @@ fn five_thousand_peers_are_enforced() {
 fn a_policy_for_nobody_knows_whom_is_refused() {
     let expression = json!({"matchExpressions": [{"key": "a", "operator": "Near"}]});
     let refused = [
-        namespaced(json!({"podSelector": expression})).unwrap_err(),
-        parse_network_policy(&Default::default()).unwrap_err(),
-        cluster("Admin", json!({}), json!({})).unwrap_err(),
+        namespaced(&json!({"podSelector": expression})).unwrap_err(),
+        parse_network_policy(&NetworkPolicy::default()).unwrap_err(),
+        cluster("Admin", &json!({}), &json!({})).unwrap_err(),
         cluster(
             "Admin",
-            json!({"namespaces": {}, "pods": {"podSelector": {}}}),
-            json!({}),
+            &json!({"namespaces": {}, "pods": {"podSelector": {}}}),
+            &json!({}),
         )
         .unwrap_err(),
-        cluster("Admin", json!({"namespaces": expression}), json!({})).unwrap_err(),
-        cluster("Platform", json!({"namespaces": {}}), json!({})).unwrap_err(),
+        cluster("Admin", &json!({"namespaces": expression}), &json!({})).unwrap_err(),
+        cluster("Platform", &json!({"namespaces": {}}), &json!({})).unwrap_err(),
         cluster(
             "Admin",
-            json!({"namespaces": {}}),
-            json!({"priority": 1001}),
+            &json!({"namespaces": {}}),
+            &json!({"priority": 1001}),
         )
         .unwrap_err(),
         cluster(
             "Admin",
-            json!({"namespaces": {}}),
-            json!({"priority": "high"}),
+            &json!({"namespaces": {}}),
+            &json!({"priority": "high"}),
         )
         .unwrap_err(),
         parse_cluster(
@@ -211,8 +212,8 @@ fn a_policy_for_nobody_knows_whom_is_refused() {
 fn a_cluster_network_policy_is_read_whole() {
     let parsed = cluster(
         "Baseline",
-        json!({"pods": {"podSelector": {"matchLabels": {"app": "web"}}}}),
-        json!({
+        &json!({"pods": {"podSelector": {"matchLabels": {"app": "web"}}}}),
+        &json!({
             "ingress": [{"name": "from-a", "action": "Pass",
                 "from": [{"namespaces": {"matchLabels": {"team": "a"}}}],
                 "protocols": [{"destinationNamedPort": "http"},
@@ -266,7 +267,7 @@ fn what_a_cluster_network_policy_gets_wrong_closes_its_rule() {
             let mut rule = rule.clone();
             rule["action"] = json!(action);
             let rules = json!({"egress": [{"action": "Accept", "to": fine}, rule]});
-            let parsed = cluster("Admin", json!({"namespaces": {}}), rules).unwrap();
+            let parsed = cluster("Admin", &json!({"namespaces": {}}), &rules).unwrap();
             if closed.is_empty() {
                 lines.extend(said(&parsed));
             }
@@ -283,7 +284,7 @@ fn what_a_cluster_network_policy_gets_wrong_closes_its_rule() {
 fn an_unknown_action_and_names_that_are_denied_close() {
     let of = |rule: Value| {
         let rules = json!({"egress": [rule]});
-        cluster("Admin", json!({"namespaces": {}}), rules).unwrap()
+        cluster("Admin", &json!({"namespaces": {}}), &rules).unwrap()
     };
     let unknown = of(json!({"action": "Reject", "to": [{"namespaces": {}}]}));
     let denied = of(json!({"action": "Deny", "to": [{"domainNames": ["example.org"]}]}));
@@ -298,8 +299,8 @@ fn an_unknown_action_and_names_that_are_denied_close() {
 fn rules_keep_their_place() {
     let parsed = cluster(
         "Admin",
-        json!({"namespaces": {}}),
-        json!({"ingress": [
+        &json!({"namespaces": {}}),
+        &json!({"ingress": [
             {"action": "Accept", "from": []},
             {"action": "Deny", "from": [{"namespaces": {}}]},
         ]}),

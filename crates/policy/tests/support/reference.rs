@@ -399,11 +399,9 @@ enum Decision {
 /// rules, fail closed means: treat the rule as a Deny all rule."
 fn decide(action: &str, matched: bool, unknown: bool) -> Decision {
     match (action, unknown, matched) {
-        ("Accept", true, _) => Decision::NextRule,
-        (_, true, _) => Decision::Verdict(false),
-        (_, false, false) => Decision::NextRule,
+        ("Accept", true, _) | (_, false, false) => Decision::NextRule,
+        (_, true, _) | ("Deny", false, true) => Decision::Verdict(false),
         ("Accept", false, true) => Decision::Verdict(true),
-        ("Deny", false, true) => Decision::Verdict(false),
         ("Pass", false, true) => Decision::NextTier,
         (other, ..) => panic!("{other}"),
     }
