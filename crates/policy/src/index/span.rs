@@ -10,7 +10,7 @@ use crate::id::{IdSet, NodeId, PodId, SelectionId};
 use crate::port::NamedPort;
 
 /// A group with more users than this is looked up by the pods of a node, one with fewer by them.
-const FEW_USERS: usize = 8;
+const FEW_USERS: usize = 2;
 
 impl Index {
     pub(crate) fn peer(&self, group: GroupRef) -> Option<&PeerUse> {
