@@ -1,7 +1,7 @@
 //! Services that the switch serves to pods.
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -9,7 +9,7 @@ use carrick_e2e::bed::Bed;
 use carrick_e2e::pod::{Pod, bracket};
 use carrick_e2e::program::{difference, program};
 use carrick_e2e::wait;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::security;
 use crate::Test;
@@ -21,6 +21,9 @@ pub fn tests() -> Vec<Test> {
         ("endpoints_are_followed", endpoints),
         ("pods_reach_the_api_server_by_its_service", api_server),
         ("services_outlive_their_agent", killed_agent),
+        ("hosts_and_outside_clients_reach_services", full),
+        ("a_service_without_endpoints_refuses_at_once", refused),
+        ("policy_local_keeps_the_clients_address", local),
         ("services_turned_off_leave_the_switch", turned_off),
     ]
 }
@@ -29,6 +32,7 @@ pub fn tests() -> Vec<Test> {
 pub fn short_tests() -> Vec<Test> {
     vec![
         ("cluster_ips_answer_pods_of_every_node", cluster_ips),
+        ("hosts_and_outside_clients_reach_services", full),
         ("services_turned_off_leave_the_switch", turned_off),
     ]
 }
@@ -82,20 +86,28 @@ fn addresses(bed: &Bed, namespace: &str, name: &str) -> Result<Vec<IpAddr>> {
         .collect()
 }
 
-/// Who answers a pod's connections to the Service; each of them must be answered.
-fn answers(bed: &Bed, from: &Pod, address: IpAddr) -> Result<BTreeSet<String>> {
-    let url = format!("http://{}/hostname", bracket(address));
-    let script = format!(
+/// Script: the names of those who answer connections to an address and port.
+fn ask(address: IpAddr, port: u16) -> String {
+    let url = format!("http://{}:{port}/hostname", bracket(address));
+    format!(
         "for i in $(seq {CONNECTIONS}); do curl -sS --fail --noproxy '*' --max-time 20 {url} && echo; done"
-    );
-    let out = from.run(bed, &script)?;
+    )
+}
+
+/// Who answered [`ask`]; each connection must be answered.
+fn names(out: &str) -> Result<BTreeSet<String>> {
     let names: Vec<&str> = out.split_whitespace().collect();
     ensure!(
         names.len() == CONNECTIONS,
-        "{} of {CONNECTIONS} connections to {address} were answered",
+        "{} of {CONNECTIONS} connections were answered",
         names.len()
     );
     Ok(names.into_iter().map(str::to_owned).collect())
+}
+
+fn answers(bed: &Bed, from: &Pod, address: IpAddr) -> Result<BTreeSet<String>> {
+    let out = from.run(bed, &ask(address, 80))?;
+    names(&out).with_context(|| format!("to {address}"))
 }
 
 fn echo(bed: &Bed, from: &Pod, address: IpAddr) -> Result<()> {
@@ -191,6 +203,106 @@ fn killed_agent(bed: &Bed) -> Result<()> {
         "flows changed:\n{}",
         difference(&before, &after)
     );
+    Ok(())
+}
+
+/// The port of every node that leads to a port of the Service.
+fn node_port(bed: &Bed, namespace: &str, changes: &Value) -> Result<u16> {
+    let patch = json!({"spec": changes}).to_string();
+    bed.kubectl(&["patch", "service", SERVICE, "-n", namespace, "-p", &patch])?;
+    let service = bed.get("service", Some(namespace), SERVICE)?;
+    let ports = service["spec"]["ports"].as_array().into_iter().flatten();
+    let port = ports
+        .filter(|port| port["name"] == "web")
+        .find_map(|port| port["nodePort"].as_u64());
+    Ok(port.context("no node port")?.try_into()?)
+}
+
+/// Waits until a script on a node's host is answered by exactly these pods.
+fn node_asks(bed: &Bed, node: &str, to: IpAddr, port: u16, expected: &[&Pod]) -> Result<()> {
+    let expected: BTreeSet<String> = expected.iter().map(|pod| pod.name.clone()).collect();
+    let what = format!("{expected:?} to answer the host of {node} by {to} port {port}");
+    wait::until(&what, FOLLOWED, || {
+        Ok(names(&bed.node(node, &ask(to, port))?)? == expected)
+    })
+}
+
+/// Mode `Full`: processes of hosts, and machines that are no part of the Service's node.
+fn full(bed: &Bed) -> Result<()> {
+    switch_mode(bed, "Full")?;
+    let [one, two] = backends(bed)?;
+    let both = [&one, &two];
+    let client = Pod::create(bed, &one.namespace, "client", bed.node_name(0))?;
+    all_answer(bed, &client, &both)?;
+    let changes = json!({"type": "NodePort", "externalTrafficPolicy": "Cluster"});
+    let port = node_port(bed, &one.namespace, &changes)?;
+    let nodes = [bed.node_name(0), bed.node_name(1)];
+    for node in nodes {
+        for address in addresses(bed, &one.namespace, SERVICE)? {
+            node_asks(bed, node, address, 80, &both)?;
+        }
+        for of in nodes {
+            for address in bed.node_addresses(of)? {
+                node_asks(bed, node, address, port, &both)?;
+                let out = client.run(bed, &ask(address, port))?;
+                ensure!(names(&out)?.len() == both.len(), "of a pod by {address}");
+            }
+        }
+    }
+    if bed.node_addresses(nodes[0])?.iter().any(IpAddr::is_ipv4) {
+        node_asks(bed, nodes[0], Ipv4Addr::LOCALHOST.into(), port, &both)?;
+    }
+    Ok(())
+}
+
+fn refused(bed: &Bed) -> Result<()> {
+    let [one, _] = backends(bed)?;
+    let client = Pod::create(bed, &one.namespace, "client", bed.node_name(0))?;
+    bed.apply(&json!({
+        "apiVersion": "v1", "kind": "Service",
+        "metadata": {"namespace": one.namespace, "name": "nobody"},
+        "spec": {
+            "selector": {"serves": "nothing"}, "ipFamilyPolicy": "PreferDualStack",
+            "ports": [{"port": 80}],
+        },
+    }))?;
+    for address in addresses(bed, &one.namespace, "nobody")? {
+        // 7 is curl's code for a connection that was refused; 28 for one that nobody answered.
+        let script = format!(
+            "curl -sS --noproxy '*' --max-time 20 http://{}/; echo code $?",
+            bracket(address)
+        );
+        let is_refused = |said: &str| said.contains("code 7");
+        let what = format!("connections to {address} to be refused");
+        wait::until(&what, FOLLOWED, || {
+            let (pod, host) = (
+                client.run(bed, &script)?,
+                bed.node(bed.node_name(0), &script)?,
+            );
+            ensure!(is_refused(&pod) && is_refused(&host), "{pod} {host}");
+            Ok(true)
+        })?;
+    }
+    Ok(())
+}
+
+fn local(bed: &Bed) -> Result<()> {
+    let [one, two] = backends(bed)?;
+    let port = node_port(
+        bed,
+        &one.namespace,
+        &json!({"type": "NodePort", "externalTrafficPolicy": "Local"}),
+    )?;
+    // The other node is a machine outside, as far as this one is concerned.
+    let own = bed.node_addresses(&two.node)?;
+    for address in bed.node_addresses(&one.node)? {
+        node_asks(bed, &two.node, address, port, &[&one])?;
+        let url = format!("http://{}:{port}/clientip", bracket(address));
+        let script = format!("curl -sS --fail --noproxy '*' --max-time 20 {url}");
+        let said = bed.node(&two.node, &script)?;
+        let client: SocketAddr = said.trim().parse().with_context(|| said.clone())?;
+        ensure!(own.contains(&client.ip()), "{client} is none of {own:?}");
+    }
     Ok(())
 }
 
