@@ -45,7 +45,11 @@ pub enum Command {
     /// and that source addresses stay. Needs to create namespaces, pods and pods/exec.
     #[command(after_help = exit::HELP)]
     Check(check::Args),
-    /// List agents or controllers as they describe themselves.
+    /// List agents or controllers as they describe themselves, or the Services of a node.
+    ///
+    /// Services are asked of the node's agent, as with inspect:
+    /// `carrickctl get services --node worker-1`, and
+    /// `carrickctl get services --node worker-1 kube-system/kube-dns` with backends.
     Get(get::Args),
     /// Show what one node's agent holds, asked of the agent itself.
     ///

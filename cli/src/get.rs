@@ -1,4 +1,5 @@
-//! `carrickctl get`: agents and controllers as they describe themselves.
+//! `carrickctl get`: agents and controllers as they describe themselves, and the Services of a node as its
+//! agent tells them.
 
 use carrick_api::{AgentInfo, ControllerInfo};
 use clap::ValueEnum;
@@ -8,7 +9,9 @@ use serde::Serialize;
 
 use crate::connect::Cluster;
 use crate::exit::Exit;
+use crate::nodeapi;
 use crate::output::{self, Format, say};
+use crate::services::{Answer, ServiceView, path, services_table};
 use crate::table::Table;
 use crate::view::{AgentView, ControllerView, agents_table, controllers_table, sorted};
 
@@ -18,8 +21,11 @@ pub struct Args {
     /// What to list.
     #[arg(value_enum)]
     pub what: What,
-    /// Only these.
+    /// Only these. Services are NAMESPACE/NAME, and are shown with their backends.
     pub names: Vec<String>,
+    /// The node whose agent is asked for Services.
+    #[arg(long, value_name = "NODE", required_if_eq("what", "services"))]
+    pub node: Option<String>,
     /// How to print.
     #[arg(long, short, value_enum, default_value_t)]
     pub output: Format,
@@ -34,6 +40,10 @@ pub enum What {
     /// One for each replica.
     #[value(alias = "controller")]
     Controllers,
+    /// What the switch of a node serves, asked of its agent: frontends, backends, and what is not as it
+    /// was asked for.
+    #[value(alias = "service")]
+    Services,
 }
 
 /// Runs it.
@@ -41,7 +51,13 @@ pub enum What {
 /// # Errors
 /// What cannot be read or printed.
 pub async fn run(cluster: &Cluster, args: &Args) -> anyhow::Result<Exit> {
+    match (args.what, &args.node) {
+        (What::Services, Some(node)) => return services(cluster, args, node).await,
+        (_, Some(_)) => anyhow::bail!("--node is for services alone; name agents instead"),
+        (_, None) => {}
+    }
     match args.what {
+        What::Services => anyhow::bail!("services are of a node: add --node NODE"),
         What::Agents => {
             let api: Api<AgentInfo> = Api::all(cluster.client.clone());
             let all = cluster
@@ -65,6 +81,38 @@ pub async fn run(cluster: &Cluster, args: &Args) -> anyhow::Result<Exit> {
     }
 }
 
+async fn services(cluster: &Cluster, args: &Args, node: &str) -> anyhow::Result<Exit> {
+    let asked = match args.names.as_slice() {
+        [] => vec![path(None)?],
+        names => {
+            let paths = names.iter().map(|name| path(Some(name)));
+            paths.collect::<Result<Vec<_>, _>>()?
+        }
+    };
+    let mut views = Vec::new();
+    let mut incomplete = false;
+    for path in asked {
+        let value = nodeapi::get(cluster, node, &path).await?;
+        let answer: Answer = serde_json::from_value(value).map_err(|error| {
+            anyhow::anyhow!("the agent is of another version than this carrickctl: {error}")
+        })?;
+        incomplete |= !answer.listed;
+        views.extend(answer.into_views());
+    }
+    if incomplete {
+        say(
+            "the agent has not read all Services from the API server, or spec.serviceProxy.mode is Disabled; \
+             carrickctl status tells which",
+        );
+    }
+    show(
+        args,
+        views,
+        |view: &ServiceView| &view.service,
+        |views| services_table(views, !args.names.is_empty()),
+    )
+}
+
 fn show<T: Serialize>(
     args: &Args,
     mut views: Vec<T>,
@@ -78,13 +126,26 @@ fn show<T: Serialize>(
         .collect();
     if !missing.is_empty() {
         let missing: Vec<&str> = missing.into_iter().map(String::as_str).collect();
-        anyhow::bail!("nothing has reported as {}", missing.join(", "));
+        match args.what {
+            What::Agents | What::Controllers => {
+                anyhow::bail!("nothing has reported as {}", missing.join(", "))
+            }
+            What::Services => anyhow::bail!(
+                "the agent knows no Service {}; one that another proxy serves it does not know",
+                missing.join(", ")
+            ),
+        }
     }
     if !args.names.is_empty() {
         views.retain(|view| args.names.contains(name(view)));
     }
     if views.is_empty() && args.output == Format::Table {
-        say("nothing has reported yet; carrickctl status tells why");
+        say(match args.what {
+            What::Agents | What::Controllers => {
+                "nothing has reported yet; carrickctl status tells why"
+            }
+            What::Services => "no Services",
+        });
         return Ok(Exit::Well);
     }
     output::print(args.output, &views, || table(&views).render())?;

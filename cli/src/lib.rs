@@ -35,6 +35,7 @@ pub mod pods;
 pub mod probe;
 pub mod reference;
 pub mod run;
+pub mod services;
 pub mod snapshot;
 pub mod status;
 pub mod table;

@@ -51,7 +51,7 @@ pub enum NodeApiError {
         /// The agent's pod.
         pod: String,
         /// What was asked.
-        path: &'static str,
+        path: String,
     },
     /// The connection broke.
     #[error("pod {pod} did not answer {path}: {reason}")]
@@ -59,7 +59,7 @@ pub enum NodeApiError {
         /// The agent's pod.
         pod: String,
         /// What was asked.
-        path: &'static str,
+        path: String,
         /// What the kubelet or HTTP says.
         reason: String,
     },
@@ -69,7 +69,7 @@ pub enum NodeApiError {
         /// The agent's pod.
         pod: String,
         /// What was asked.
-        path: &'static str,
+        path: String,
         /// Its status.
         status: StatusCode,
         /// Its words.
@@ -81,18 +81,18 @@ pub enum NodeApiError {
         /// The agent's pod.
         pod: String,
         /// What was asked.
-        path: &'static str,
+        path: String,
         /// Where.
         #[source]
         source: serde_json::Error,
     },
 }
 
-/// Asks the agent of `node` for `path`.
+/// Asks the agent of `node` for `path`, which is ASCII without blanks.
 pub async fn get(
     cluster: &Cluster,
     node: &str,
-    path: &'static str,
+    path: &str,
 ) -> Result<serde_json::Value, NodeApiError> {
     let namespace = cluster.namespace().await?;
     let api: Api<Pod> = Api::namespaced(cluster.client.clone(), &namespace);
@@ -112,7 +112,7 @@ pub async fn get(
         })?;
     let late = || NodeApiError::Late {
         pod: pod.clone(),
-        path,
+        path: path.to_owned(),
     };
     let (status, body) = timeout(cluster.limit, ask(&api, &pod, path))
         .await
@@ -125,22 +125,22 @@ pub async fn get(
             .collect();
         return Err(NodeApiError::Refused {
             pod,
-            path,
+            path: path.to_owned(),
             status,
             message,
         });
     }
-    serde_json::from_slice(&body).map_err(|source| NodeApiError::Json { pod, path, source })
+    serde_json::from_slice(&body).map_err(|source| NodeApiError::Json {
+        pod,
+        path: path.to_owned(),
+        source,
+    })
 }
 
-async fn ask(
-    api: &Api<Pod>,
-    pod: &str,
-    path: &'static str,
-) -> Result<(StatusCode, Bytes), NodeApiError> {
+async fn ask(api: &Api<Pod>, pod: &str, path: &str) -> Result<(StatusCode, Bytes), NodeApiError> {
     let broken = |reason: String| NodeApiError::Broken {
         pod: pod.to_owned(),
-        path,
+        path: path.to_owned(),
         reason,
     };
     let mut forward = api
