@@ -149,10 +149,37 @@ fn cluster_ips(bed: &Bed) -> Result<()> {
 fn endpoints(bed: &Bed) -> Result<()> {
     let [one, two] = backends(bed)?;
     let client = Pod::create(bed, &one.namespace, "client", bed.node_name(0))?;
+    all_answer(bed, &client, &[&one, &two])?;
+    shown(bed, &[&one, &two])?;
     two.delete(bed)?;
     all_answer(bed, &client, &[&one])?;
+    shown(bed, &[&one])?;
     let [one, two] = backends(bed)?;
     all_answer(bed, &client, &[&one, &two])
+}
+
+/// What carrickctl shows of the Service, asked of a node's agent.
+fn shown(bed: &Bed, expected: &[&Pod]) -> Result<()> {
+    let namespace = bed.namespace(SUITE)?;
+    let name = format!("{namespace}/{SERVICE}");
+    let command = ["get", "services", "--node", bed.node_name(0)];
+    let said = bed.carrickctl(&[&command[..], &[&name, "-o", "json"]].concat())?;
+    let said: Value = serde_json::from_str(&said)?;
+    let expected: BTreeSet<String> = expected
+        .iter()
+        .flat_map(|pod| &pod.addresses)
+        .map(|address| SocketAddr::new(*address, 8080).to_string())
+        .collect();
+    let frontends = said[0]["frontends"].as_array().into_iter().flatten();
+    let backends: BTreeSet<String> = frontends
+        .filter(|frontend| frontend["protocol"] == "tcp" && frontend["kind"] == "ClusterIP")
+        .flat_map(|frontend| frontend["backends"].as_array().into_iter().flatten())
+        .filter_map(|backend| backend.as_str().map(str::to_owned))
+        .collect();
+    ensure!(backends == expected, "{backends:?}, not {expected:?}");
+    let table = bed.carrickctl(&command)?;
+    ensure!(table.contains(&name), "{table}");
+    Ok(())
 }
 
 fn api_server(bed: &Bed) -> Result<()> {
