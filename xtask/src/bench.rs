@@ -36,6 +36,8 @@ enum Suite {
     Datapath,
     /// From `helm install` to Ready, and what is lost when parts are started again or upgraded.
     Cluster,
+    /// Computing network policy: whole clusters, and one change. The peer is what others have published.
+    Policy,
 }
 
 /// Arguments of `cargo build`, and the programs run then, with theirs.
@@ -86,6 +88,11 @@ impl Suite {
             Self::Cluster => Plan {
                 build: &[],
                 programs: Vec::new(),
+                kernel: false,
+            },
+            Self::Policy => Plan {
+                build: &["--package=carrick-policy", "--example=bench_policy"],
+                programs: vec![("bench_policy", Vec::new())],
                 kernel: false,
             },
             Self::Openflow => Plan {
