@@ -30,13 +30,18 @@ pub(super) fn sets_of(told: &BTreeMap<String, Vec<Value>>) -> (Sets, bool) {
     (sets, whole)
 }
 
-/// `[ADDRESS .] PROTOCOL . PORT [. RANGE]`, by the name of the set.
+/// `[ADDRESS .] PROTOCOL . PORT` or `ADDRESS . PORT . RANGE`, by the name of the set.
 fn element_of(set: &str, element: &Value) -> Option<String> {
     let mut parts = element.get("concat")?.as_array()?.iter();
     let mut text = String::new();
     if !set.contains("node-ports") {
         let address: IpAddr = parts.next()?.as_str()?.parse().ok()?;
         let _ = write!(text, "{address} . ");
+    }
+    if set.starts_with("allowed") {
+        let port = u16::try_from(parts.next()?.as_u64()?).ok()?;
+        let _ = write!(text, "{port} . {}", range_of(parts.next()?)?);
+        return parts.next().is_none().then_some(text);
     }
     let protocol = match parts.next()? {
         Value::Number(number) => match number.as_u64()? {
@@ -49,9 +54,6 @@ fn element_of(set: &str, element: &Value) -> Option<String> {
     };
     let port = u16::try_from(parts.next()?.as_u64()?).ok()?;
     let _ = write!(text, "{protocol} . {port}");
-    if set.starts_with("allowed") {
-        let _ = write!(text, " . {}", range_of(parts.next()?)?);
-    }
     parts.next().is_none().then_some(text)
 }
 
@@ -182,10 +184,10 @@ mod tests {
             ),
             ("own6", json!([{"concat": ["fd00::1", 17, 53]}])),
             (
-                "allowed4",
+                "allowed-tcp4",
                 json!([
-                    {"concat": ["192.0.2.80", 6, 80, {"prefix": {"addr": "10.0.0.0", "len": 8}}]},
-                    {"concat": ["192.0.2.80", 6, 80, "192.0.2.1"]},
+                    {"concat": ["192.0.2.80", 80, {"prefix": {"addr": "10.0.0.0", "len": 8}}]},
+                    {"concat": ["192.0.2.80", 80, "192.0.2.1"]},
                 ]),
             ),
         ];
@@ -197,10 +199,10 @@ mod tests {
             ("node-ports4", &["sctp . 7", "tcp . 30080"]),
             ("own6", &["fd00::1 . udp . 53"]),
             (
-                "allowed4",
+                "allowed-tcp4",
                 &[
-                    "192.0.2.80 . tcp . 80 . 10.0.0.0/8",
-                    "192.0.2.80 . tcp . 80 . 192.0.2.1/32",
+                    "192.0.2.80 . 80 . 10.0.0.0/8",
+                    "192.0.2.80 . 80 . 192.0.2.1/32",
                 ],
             ),
         ]);

@@ -127,7 +127,8 @@ pub(super) fn elements(
         add("restricted", format!("{address} . {service_port}"));
         // Overlapping elements of an interval set are refused, the wider one says it all.
         for range in widest(&ranges(service, address)) {
-            add("allowed", format!("{address} . {service_port} . {range}"));
+            let set = format!("allowed-{protocol}");
+            add(&set, format!("{address} . {port} . {range}"));
         }
     }
     // Without a gateway of the family there is no way to the switch.

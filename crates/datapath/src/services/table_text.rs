@@ -16,8 +16,13 @@ pub const SERVICES_TABLE: &str = "carrick-services";
 
 /// The sets, without the digit of their family, and the types of their elements behind the address
 /// (`ipv4_addr` or `ipv6_addr`, `@` here).
-const SETS: [(&str, &str); 9] = [
-    ("allowed", "@ . inet_proto . inet_service . @"),
+///
+/// Sets with ranges have no protocol in their elements: nft 1.0.6 writes a conversion of one byte for
+/// `meta l4proto` there, which Linux 6.12 refuses (EOPNOTSUPP).
+const SETS: [(&str, &str); 11] = [
+    ("allowed-sctp", "@ . inet_service . @"),
+    ("allowed-tcp", "@ . inet_service . @"),
+    ("allowed-udp", "@ . inet_service . @"),
     ("masqueraded", "@ . inet_proto . inet_service"),
     ("node-ports", "inet_proto . inet_service"),
     ("node-ports-local", "inet_proto . inet_service"),
@@ -49,7 +54,7 @@ pub fn host_table(
         };
         for (set, of) in SETS {
             let name = set_name(set, family);
-            let interval = if set == "allowed" {
+            let interval = if set.starts_with("allowed") {
                 "    flags interval\n"
             } else {
                 ""
@@ -135,11 +140,13 @@ fn chains(text: &mut String, node: &NodeView, gw: &str) {
     }
     text.push_str("  }\n  chain ranges {\n");
     for (_, ip, n) in families {
-        let _ = writeln!(
-            text,
-            "    {ip} daddr . meta l4proto . th dport @restricted{n} \
-             {ip} daddr . meta l4proto . th dport . {ip} saddr != @allowed{n} drop"
-        );
+        for protocol in ["sctp", "tcp", "udp"] {
+            let _ = writeln!(
+                text,
+                "    {ip} daddr . meta l4proto . th dport @restricted{n} \
+                 meta l4proto {protocol} {ip} daddr . th dport . {ip} saddr != @allowed-{protocol}{n} drop"
+            );
+        }
     }
     text.push_str("  }\n  chain filter-services {\n");
     for (_, ip, n) in families {
