@@ -381,6 +381,7 @@ impl Runner<'_> {
     fn case(&self, number: usize, case: &Case) -> Result<Outcome> {
         let file = |extension: &str| self.logs.join(format!("{number:03}.{extension}"));
         let (log, report) = (file("log"), file("json"));
+        let kubectl = carrick_testbed::paths::bin()?.join("kubectl");
         let output = File::create(&log).with_context(|| format!("create {}", log.display()))?;
         let mut command = Command::new(self.tests);
         command
@@ -389,10 +390,7 @@ impl Runner<'_> {
             .arg(format!("--ginkgo.focus={}$", escape(&case.name)))
             .arg(format!("--ginkgo.json-report={}", report.display()))
             .arg(format!("--kubeconfig={}", self.kubeconfig.display()))
-            .arg(format!(
-                "--kubectl-path={}",
-                carrick_testbed::paths::bin()?.join("kubectl").display()
-            ))
+            .arg(format!("--kubectl-path={}", kubectl.display()))
             .arg(format!("--num-nodes={}", self.nodes))
             .current_dir(self.logs)
             .stdin(Stdio::null())
@@ -402,7 +400,7 @@ impl Runner<'_> {
             .status()
             .with_context(|| format!("start {}", self.tests.display()))?;
         // The report tells more than the exit code. Without one, there is the log.
-        let outcome = fs::read(&report)
+        let mut outcome = fs::read(&report)
             .context("read the report")
             .and_then(|text| outcome::outcome(&text, &case.name))
             .unwrap_or_else(|error| Outcome {
@@ -410,6 +408,15 @@ impl Runner<'_> {
                 verdict: Verdict::Failed(format!("the tests ended with {status}: {error:#}")),
                 time: Duration::ZERO,
             });
+        if let Verdict::Failed(said) = &mut outcome.verdict {
+            // Reports are for other machines too.
+            for (path, name) in [
+                (kubectl.as_path(), "kubectl"),
+                (self.kubeconfig, "kubeconfig"),
+            ] {
+                *said = said.replace(&path.display().to_string(), name);
+            }
+        }
         let word = match &outcome.verdict {
             Verdict::Passed => "passed ".to_owned(),
             Verdict::Skipped(_) => "skipped".to_owned(),
