@@ -134,7 +134,11 @@ impl Args {
 
     fn setting(&self, suite: &Suite) -> Setting {
         let mut command = format!("hack/conformance {}", self.suite);
+        if let Some(filter) = &self.filter {
+            command.extend([" '", filter, "'"]);
+        }
         for (wanted, words) in [
+            (self.quick, "--quick".to_owned()),
             (self.kernel, "--kernel".to_owned()),
             (self.nodes != 6, format!("--nodes {}", self.nodes)),
             (

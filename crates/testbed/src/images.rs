@@ -2,9 +2,9 @@
 //! of this machine with their libraries. There is no registry to take the published ones from.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 
 use crate::archive::{Archive, Files, Scratch};
 use crate::binaries::{self, Binaries};
@@ -104,6 +104,11 @@ pub fn agnhost(binaries: &Binaries) -> Result<Archive> {
 pub fn kube_proxy(progress: &Progress) -> Result<Archive> {
     let mut files = programs::collect(&FILTERS)?;
     files.extend(programs::iptables_extensions()?);
+    // Without names of protocols nft prints numbers, and kube-proxy takes its own elements for strange ones.
+    files.extend([file(
+        "etc/protocols",
+        &system_file("/etc/protocols", "netbase")?,
+    )]);
     let program = binaries::kube_proxy(progress)?;
     // Where kubeadm's image has it.
     files.extend([file("usr/local/bin/kube-proxy", &program)]);
@@ -147,6 +152,11 @@ pub fn kubernetes_tests(binaries: &Binaries, progress: &Progress) -> Result<Vec<
         file("coredns", &binaries::coredns(progress)?),
         file("localhost.crt", &tests.certificate),
         file("localhost.key", &tests.key),
+        // The published image's wget tries once.
+        file(
+            "etc/wgetrc",
+            &paths::repository().join("hack/kubernetes-e2e/wgetrc"),
+        ),
     ]);
     let tools = Image {
         name: "kubernetes-tests",
@@ -172,7 +182,17 @@ pub fn kubernetes_tests(binaries: &Binaries, progress: &Progress) -> Result<Vec<
     [tools, boom, pause].iter().map(Image::write).collect()
 }
 
-fn file(path: &str, source: &Path) -> (String, std::path::PathBuf) {
+/// A file of this machine; says which Debian package is missing when it is not there.
+fn system_file(path: &str, package: &str) -> Result<PathBuf> {
+    let file = Path::new(path);
+    ensure!(
+        file.is_file(),
+        "{path} is missing: run hack/install, or apt-get install {package}"
+    );
+    Ok(file.to_owned())
+}
+
+fn file(path: &str, source: &Path) -> (String, PathBuf) {
     (path.to_owned(), source.to_owned())
 }
 

@@ -113,6 +113,8 @@ pub fn add_node(cluster: &str, node: &str, number: usize, addressing: Addressing
     let mut outside = Vec::new();
     for link in [Link::Management, Link::Transport] {
         let (port, interface) = (link.port(number), link.interface());
+        // A namespace goes some time after its name and its last process, and its links with it. Absent is fine.
+        exec::output(Command::new("ip").args(["-n", &fabric, "link", "delete", &port])).ok();
         outside.push(format!(
             "link add {port} type veth peer name {interface} netns {netns}"
         ));

@@ -138,18 +138,46 @@ fn components_stop_and_start(cluster: &Cluster) -> Result<()> {
     })
 }
 
-/// A node reaches the API server by its cluster IPs.
+/// A node reaches the API server by its cluster IP, also through a kube-proxy that found the rules of another.
 fn kube_proxy_serves(cluster: &Cluster) -> Result<()> {
-    for address in ["10.96.0.1", "[fd00:10:96::1]"] {
-        let url = format!("https://{address}/version");
-        let words = ["curl", "--silent", "--insecure", "--max-time", "5", &url];
-        Progress::quiet().wait(&url, Duration::from_mins(1), || {
-            let answer = cluster.node("node1")?.exec(&words);
-            let served = answer.as_ref().is_ok_and(|text| text.contains("v1.34"));
-            Ok((!served).then(|| format!("{answer:?}")))
-        })?;
-    }
-    Ok(())
+    let node = cluster.node("node1")?;
+    let curl = |url: &str| {
+        let words = ["curl", "--silent", "--insecure", "--max-time", "5", url];
+        node.exec(&words)
+    };
+    let served = || {
+        Progress::quiet().wait(
+            "the API server's cluster IP",
+            Duration::from_mins(1),
+            || {
+                let answer = curl("https://10.96.0.1/version");
+                let served = answer.as_ref().is_ok_and(|text| text.contains("v1.34"));
+                Ok((!served).then(|| format!("{answer:?}")))
+            },
+        )
+    };
+    served()?;
+    // Waits until they are gone.
+    let pods = [
+        "delete",
+        "pods",
+        "-n",
+        "kube-system",
+        "-l",
+        "k8s-app=kube-proxy",
+    ];
+    cluster.kubectl(&pods)?;
+    Progress::quiet().wait("kube-proxy", Duration::from_mins(2), || {
+        // Healthy once its rules are in place.
+        let healthy = node.exec(&[
+            "curl",
+            "--silent",
+            "--fail",
+            "http://127.0.0.1:10256/healthz",
+        ]);
+        Ok(healthy.err().map(|error| format!("{error:#}")))
+    })?;
+    served()
 }
 
 fn registered(cluster: &Cluster) -> Result<()> {
