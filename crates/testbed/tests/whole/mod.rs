@@ -202,8 +202,15 @@ fn pings(cluster: &Cluster) -> Result<bool> {
         .is_ok())
 }
 
+/// Waits: a neighbour is not always found within the second that one echo request has.
+fn reached(cluster: &Cluster) -> Result<()> {
+    Progress::quiet().wait("an echo reply", Duration::from_secs(30), || {
+        Ok((!pings(cluster)?).then(|| "none within a second".to_owned()))
+    })
+}
+
 fn links_are_cut_and_restored(cluster: &Cluster) -> Result<()> {
-    ensure!(pings(cluster)?, "nodes do not reach each other");
+    reached(cluster).context("nodes do not reach each other")?;
     cluster.cut_link("node2", Link::Transport)?;
     ensure!(!pings(cluster)?, "a cut link lets frames through");
     let carrier = cluster
@@ -218,7 +225,7 @@ fn links_are_cut_and_restored(cluster: &Cluster) -> Result<()> {
     );
     cluster.restore_link("node2", Link::Transport)?;
     cluster.limit_link("node2", Link::Transport, Limit::Rate { kbit: 1000 })?;
-    ensure!(pings(cluster)?, "a slow link lets nothing through");
+    reached(cluster).context("a slow link lets nothing through")?;
     cluster.restore_link("node2", Link::Transport)
 }
 
