@@ -262,10 +262,20 @@ fn inet_table(state: &NodeState, input: &HostInput<'_>) -> String {
             );
         }
     }
+    text.push_str(
+        "  chain forward {\n    type filter hook forward priority filter; policy accept;\n",
+    );
+    // Pods of this node are heard by the gateway alone: the switch believes the host what it sends.
+    for cidr in &own {
+        let family = nft_family(cidr.addr().is_ipv4());
+        let _ = writeln!(
+            text,
+            "    iifname != \"{gw}\" oifname \"{gw}\" {family} saddr {cidr} drop"
+        );
+    }
     let _ = write!(
         text,
-        "  chain forward {{\n    type filter hook forward priority filter; policy accept;\n    \
-         iifname \"{gw}\" accept\n    oifname \"{gw}\" accept\n  }}\n"
+        "    iifname \"{gw}\" accept\n    oifname \"{gw}\" accept\n  }}\n"
     );
     text.push_str(
         "  chain postrouting {\n    type nat hook postrouting priority srcnat; policy accept;\n",

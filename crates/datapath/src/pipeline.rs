@@ -19,6 +19,10 @@ use crate::table::Table;
 pub const CT_ZONE: u16 = 65520;
 /// `ct_mark` bit of a connection that policy has let pass.
 pub const CT_MARK_ALLOWED: &str = "0x1/0x1";
+/// `ct_mark` bit of a connection of a pod that a proxy of its host's has translated: replies go to the host.
+const CT_MARK_BY_HOST: &str = "0x4/0x4";
+/// [`CT_MARK_ALLOWED`] and [`CT_MARK_BY_HOST`].
+const CT_MARK_ALLOWED_BY_HOST: &str = "0x5/0x5";
 /// `reg0` bit of a packet of an established connection.
 pub(crate) const ESTABLISHED: &str = "0x100/0x100";
 
@@ -69,10 +73,10 @@ fn classify(source: Source) -> String {
 /// Flows that depend on the node alone: miss flows, gateway and tunnel.
 pub(crate) fn node_flows(stage: &mut Stage<'_>, state: &NodeState) {
     classifier(stage, state);
-    guard_gateway(stage, state);
+    guard_gateway(stage, &state.gateway);
     guard_pods_in_common(stage);
     arp_nd(stage, &state.gateway);
-    conntrack(stage, state.services);
+    conntrack(stage, state);
     routing(stage, state);
     output(stage, state);
 }
@@ -96,29 +100,17 @@ fn classifier(stage: &mut Stage<'_>, state: &NodeState) {
     stage.miss(Table::Classifier, "drop");
 }
 
-fn guard_gateway(stage: &mut Stage<'_>, state: &NodeState) {
+/// Any source: what the host translates or forwards keeps the one it had, also that of a pod of this node. That
+/// it hears pods by the gateway alone is for the host's own rules to see to ([`crate::host`]).
+fn guard_gateway(stage: &mut Stage<'_>, gateway: &Gateway) {
     let Gateway {
         port,
         mac,
         addresses,
-    } = state.gateway;
+    } = *gateway;
     for proto in [Proto::Ip, Proto::Ipv6] {
         let any = stage.flow(Table::SpoofGuard, 200, proto).in_port(port);
         stage.add(any.eth_src(mac).goto(Table::Conntrack));
-    }
-    // On the userspace datapath the host's stack gets a copy of every frame of a pod and may
-    // forward it into the gateway: pods' sources are refused there.
-    for own in addresses.iter() {
-        let own_flow = stage
-            .flow(Table::SpoofGuard, 206, Proto::of(&own))
-            .in_port(port);
-        stage.add(own_flow.eth_src(mac).src(own).goto(Table::Conntrack));
-    }
-    for cidr in &state.pod_cidrs {
-        let pods = stage
-            .flow(Table::SpoofGuard, 205, Proto::of_net(cidr))
-            .in_port(port);
-        stage.add(pods.src_net(*cidr).drop());
     }
     if let Some(v4) = addresses.v4 {
         let arp = stage
@@ -180,9 +172,9 @@ fn arp_nd(stage: &mut Stage<'_>, gateway: &Gateway) {
     stage.miss(Table::ArpNd, "drop");
 }
 
-fn conntrack(stage: &mut Stage<'_>, services: ProxyMode) {
+fn conntrack(stage: &mut Stage<'_>, state: &NodeState) {
     // `nat` repeats what the first packet of a connection was given; without Services there is none.
-    let nat = match services {
+    let nat = match state.services {
         ProxyMode::Disabled => "",
         ProxyMode::ClusterIp | ProxyMode::Full => ",nat",
     };
@@ -225,6 +217,18 @@ fn conntrack(stage: &mut Stage<'_>, services: ProxyMode) {
             "ct(commit,zone={CT_ZONE},exec(set_field:{CT_MARK_ALLOWED}->ct_mark)),{to}"
         )));
     }
+    // A packet of a pod that the host sent back here, to where a proxy of the host's translated it.
+    for cidr in &state.pod_cidrs {
+        let returned = stage
+            .flow(Table::Commit, 210, Proto::of_net(cidr))
+            .on("ct_state", "+new+trk")
+            .on("reg0", format!("{:#x}/0xf", Source::Gateway as u8))
+            .src_net(*cidr);
+        let to = goto(Table::Hairpin);
+        stage.add(returned.actions(format!(
+            "ct(commit,zone={CT_ZONE},exec(set_field:{CT_MARK_ALLOWED_BY_HOST}->ct_mark)),{to}"
+        )));
+    }
     stage.miss(Table::Commit, goto(Table::Hairpin));
 }
 
@@ -240,6 +244,15 @@ fn routing(stage: &mut Stage<'_>, state: &NodeState) {
     for own in addresses.iter() {
         let host = stage.flow(Table::Routing, 200, Proto::of(&own)).dst(own);
         stage.add(host.actions(to_host.clone()));
+    }
+    // The host alone can undo its translation. A reply it sent here itself has been there.
+    for source in [Source::Pod, Source::Tunnel] {
+        let reply = stage
+            .flow(Table::Routing, 210, Proto::Any)
+            .on("ct_state", "+rpl+trk")
+            .on("ct_mark", CT_MARK_BY_HOST)
+            .on("reg0", format!("{:#x}/0xf", source as u8));
+        stage.add(reply.actions(to_host.clone()));
     }
     // An address of this node's range that no pod has: nobody else has it either.
     for cidr in &state.pod_cidrs {

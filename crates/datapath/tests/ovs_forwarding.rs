@@ -12,6 +12,8 @@
 
 mod support;
 
+use std::net::IpAddr;
+
 use support::Families;
 use support::lab::{LabNode, in_netns, ping, two_nodes};
 
@@ -280,5 +282,42 @@ fn established_connections_skip_policy() {
     for child in [&mut client, &mut server] {
         let _ = child.kill();
         let _ = child.wait();
+    }
+}
+
+/// What a kube-proxy on the host translates comes back with the pod's own source: it must pass, and its
+/// replies must go by the host, which alone can translate them back.
+#[test]
+fn the_hosts_own_proxy_serves_pods() {
+    let (mut a, mut b) = two_nodes(Families::Dual, Families::V4);
+    let (one, two) = (a.add_pod(1), a.add_pod(2));
+    let three = b.add_pod(1);
+    let (one, two, three) = (a.pod(one), a.pod(two), b.pod(three));
+    let cluster_ips: [IpAddr; 2] = [[10, 96, 0, 10].into(), "fd00:96::10".parse().unwrap()];
+    for (server, kind) in [(two, "its own node"), (three, "another node")] {
+        let mut rules = String::new();
+        for (family, endpoint) in ["ip", "ip6"].into_iter().zip(server.pod.addresses.iter()) {
+            let cluster_ip = cluster_ips
+                .iter()
+                .find(|address| address.is_ipv4() == endpoint.is_ipv4())
+                .unwrap();
+            rules += &format!("{family} daddr {cluster_ip} dnat {family} to {endpoint}\n");
+        }
+        let table = format!(
+            "table inet proxy\ndelete table inet proxy\ntable inet proxy {{\n\
+             chain prerouting {{\ntype nat hook prerouting priority dstnat; policy accept;\n{rules}}}\n}}\n"
+        );
+        let (ok, text) = in_netns(a.netns(), &format!("nft -f - <<'EOT'\n{table}EOT\n"));
+        assert!(ok, "{text}");
+        for cluster_ip in cluster_ips {
+            assert!(
+                tcp(&server.netns, &one.netns, cluster_ip, 7001),
+                "tcp to a pod of {kind} by {cluster_ip}"
+            );
+            assert!(
+                udp(&server.netns, &one.netns, cluster_ip, 7002),
+                "udp to a pod of {kind} by {cluster_ip}"
+            );
+        }
     }
 }

@@ -11,10 +11,11 @@
 //!   (github.com/openvswitch/ovs-issues/issues/357; the test
 //!   `a_bucket_cannot_be_inserted_or_removed` holds it). So a change sends the group whole, and groups
 //!   are small.
-//! - A flow that was learned a moment ago is not yet in the datapath's cache: the next connection of a
-//!   client may come before it. With affinity the group therefore chooses by the client's address
-//!   (`selection_method=hash`, a rendezvous of address and bucket): it chooses alike both times, there
-//!   is an upcall for a client and not for a connection, and no table of hash values.
+//! - Behind `dp_hash` the datapath's cache leads every hash value past what was learned a moment ago: a
+//!   client's next connection may come before the cache is swept. With affinity the group therefore chooses
+//!   by fields of the packet (`selection_method=hash`), which stand in the cache's match: the client's next
+//!   connection is another port, so the switch is asked and finds what it learned. There is an upcall for a
+//!   client and not for a connection, and no table of hash values.
 //! - All select groups that a packet meets see one hash. A group of groups must use other bits of it.
 
 use std::collections::BTreeSet;
@@ -102,14 +103,16 @@ impl GroupSpec {
         }
     }
 
-    /// A bucket has its endpoint's own number: when endpoints come and go, only their clients move.
+    /// By the client's address and port: once its entry has timed out, a client may be led elsewhere. The switch
+    /// leaves out the ports of other protocols. A bucket has its endpoint's own number: when endpoints come and
+    /// go, only their clients move.
     fn by_client(&self) -> String {
         let field = match self.members.first().map(|first| first.address) {
             Some(IpAddr::V6(_)) => "ipv6_src",
             Some(IpAddr::V4(_)) | None => "ip_src",
         };
         let mut line = format!(
-            "group_id={},type=select,selection_method=hash,fields({field})",
+            "group_id={},type=select,selection_method=hash,fields({field},tcp_src,udp_src,sctp_src)",
             self.number
         );
         let mut taken = BTreeSet::new();

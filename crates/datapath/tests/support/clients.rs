@@ -13,7 +13,7 @@ use super::lab::in_netns;
 pub struct Server(Child);
 
 impl Server {
-    /// Tells every client `name` and what source it sees.
+    /// Tells every client `name` and what source it sees, over UDP in as many bytes as the client sent.
     pub fn start(netns: &str, name: &str, protocol: Protocol, port: u16) -> Self {
         let serve = match protocol {
             Protocol::Tcp => {
@@ -26,7 +26,7 @@ impl Server {
                 "s=socket.socket(f,socket.SOCK_DGRAM); s.bind(('::',port))\n\
                  print('up',flush=True)\n\
                  while True:\n\
-                 \x20d,a=s.recvfrom(100); s.sendto(f'{name} {a[0]}'.encode(),a)"
+                 \x20d,a=s.recvfrom(65536); s.sendto(f'{name} {a[0]}'.encode().ljust(len(d)),a)"
             }
         };
         Self::run(
@@ -108,6 +108,24 @@ pub fn ask(netns: &str, protocol: Protocol, address: IpAddr, port: u16, times: u
             .insert(source.trim_start_matches("::ffff:").to_owned());
     }
     answers
+}
+
+/// Asks with one datagram of so many bytes, patiently; the length of the answer, or the error.
+pub fn ask_at_length(netns: &str, address: IpAddr, port: u16, bytes: usize) -> String {
+    let family = if address.is_ipv4() {
+        "AF_INET"
+    } else {
+        "AF_INET6"
+    };
+    let program = format!(
+        "import socket\n\
+         s=socket.socket(socket.{family},socket.SOCK_DGRAM); s.settimeout(15)\n\
+         try:\n\
+         \x20s.connect(('{address}',{port})); s.send(b'x'*{bytes}); print(len(s.recv(65536)))\n\
+         except OSError as e: print(type(e).__name__)"
+    );
+    let (_, text) = in_netns(netns, &format!("python3 -c \"{program}\""));
+    text.trim().to_owned()
 }
 
 /// An address that a test wrote down.
