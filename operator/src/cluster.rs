@@ -24,6 +24,8 @@ use crate::object::{Id, Kind, Object, Scope};
 use crate::plan::Action;
 use crate::render::MANAGED_BY;
 
+mod kubeproxy;
+
 /// How many differing places of one object a plan names.
 const PLACES_MAX: usize = 4;
 /// How many objects one page of a list holds.

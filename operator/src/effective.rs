@@ -8,8 +8,8 @@
 use std::collections::BTreeMap;
 
 use carrick_api::effective::{
-    Cni, DatapathType, EffectiveConfig, Endpoint, HostFirewall, ServiceProxy, SnatMode, Traffic,
-    TrafficMode, TunnelProtocol,
+    Cni, DatapathType, EffectiveConfig, Endpoint, HostFirewall, KubeProxy, ServiceProxy,
+    ServiceProxyMode, SnatMode, Traffic, TrafficMode, TunnelProtocol,
 };
 use carrick_api::networking::{
     self, IpamMode, LogLevel, Management, NetworkingSpec, Placement, Provider, PullPolicy,
@@ -255,10 +255,14 @@ fn service_proxy(spec: &NetworkingSpec) -> ServiceProxy {
     let mut node_port_addresses: Vec<IpNet> = ranges.map(|range: IpNet| range.trunc()).collect();
     node_port_addresses.sort_unstable();
     node_port_addresses.dedup();
+    let mode = set.mode.unwrap_or_default();
+    // Elsewhere only what somebody has set, so that it is refused.
+    let default = (mode == ServiceProxyMode::Full).then_some(KubeProxy::Auto);
     ServiceProxy {
-        mode: set.mode.unwrap_or_default(),
+        mode,
         skip_services,
         node_port_addresses,
+        kube_proxy: set.kube_proxy.or(default),
     }
 }
 
@@ -404,6 +408,7 @@ impl Effective {
             host_firewall: Some(self.host_firewall),
             service_proxy: Some(networking::ServiceProxy {
                 mode: Some(self.service_proxy.mode),
+                kube_proxy: self.service_proxy.kube_proxy,
                 skip_services: Some(self.service_proxy.skip_services.clone()),
                 node_port_addresses: Some(
                     self.service_proxy

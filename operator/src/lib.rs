@@ -5,9 +5,9 @@
 //! core     facts ─► provider ─► effective ─► validate, safety ─► render ─► drift, plan
 //!          pods, workloads ─► diagnose, progress ─► report (conditions)      removal (next step)
 //!          pods, revisions, last good render ─► rollout (next step)
-//!          what another version wrote ─► skew
+//!          what another version wrote ─► skew                        kubeproxy (what is done about one)
 //! drivers  cluster (reads facts, applies, prunes)    ca (certificates)    crds (only forward)
-//! wiring   run ─► reconcile, rolling, remove (one loop, one object)
+//! wiring   run ─► reconcile, rolling, takeover, remove (one loop, one object)
 //! ```
 //!
 //! Invariants:
@@ -24,6 +24,7 @@ pub mod effective;
 pub mod facts;
 pub mod gather;
 pub mod image;
+pub mod kubeproxy;
 pub mod metrics;
 pub mod nodeipam;
 pub mod object;
@@ -43,6 +44,7 @@ pub mod rollout;
 mod run;
 pub mod safety;
 pub mod skew;
+mod takeover;
 mod tell;
 pub mod validate;
 pub mod verdict;

@@ -33,7 +33,7 @@ use crate::report::{Outcome, Report};
 use crate::rollout::Record;
 use crate::verdict::{Doubt, Refusal};
 use crate::watch::Stores;
-use crate::{gather, safety, skew, validate};
+use crate::{gather, kubeproxy, safety, skew, validate};
 use carrick_k8s::telemetry::chain;
 
 /// Operands are looked over this often even when nothing told of a change.
@@ -103,6 +103,8 @@ pub struct Reconciler {
     pub(crate) looked: Option<Instant>,
     /// Why the last applied spec could not be read; told once.
     pub(crate) unread: String,
+    /// How often kube-proxy was disabled since it was last left to others.
+    pub(crate) kube_proxy_times: u32,
 }
 
 /// What the spec says, and what of it is applied at this look.
@@ -127,6 +129,10 @@ pub(crate) struct Sight {
     pub(crate) gone_back: Option<Effective>,
     /// The rollout under way.
     pub(crate) rollout: Option<RolloutStatus>,
+    /// How kube-proxy runs.
+    pub(crate) found: kubeproxy::Found,
+    /// What is done about it; none before that was decided.
+    pub(crate) kube_proxy: Option<kubeproxy::Decision>,
 }
 
 impl Sight {
@@ -141,11 +147,21 @@ impl Sight {
         self.networking.spec.acknowledge.clone().unwrap_or_default()
     }
 
+    /// Why the network stays as it was applied last, although the spec is not refused.
+    pub(crate) fn held(&self) -> Option<&String> {
+        self.kube_proxy.as_ref()?.hold.as_ref()
+    }
+
+    /// What was applied last stays.
+    pub(crate) fn is_frozen(&self) -> bool {
+        !self.refusals.is_empty() || self.held().is_some()
+    }
+
     /// The spec by which the network runs or shall run.
     pub(crate) fn governing(&self) -> &Effective {
         if let Some(good) = &self.gone_back {
             good
-        } else if self.refusals.is_empty() {
+        } else if !self.is_frozen() {
             &self.wanted
         } else {
             self.last.as_ref().unwrap_or(&self.wanted)
@@ -198,6 +214,7 @@ impl Reconciler {
                 effective: None,
                 plan: None,
                 rollout: None,
+                kube_proxy: None,
                 version: &self.installation.version,
             };
             // The error itself is returned and told by the loop; this one only adds to it.
@@ -226,7 +243,7 @@ impl Reconciler {
         }
         let mut sight = self.sight(networking).await?;
         if deleting {
-            return self.remove(&sight).await;
+            return self.remove(&mut sight).await;
         }
         match sight.management() {
             Management::Paused => self.paused(&sight, look).await,
@@ -243,6 +260,7 @@ impl Reconciler {
             effective: None,
             plan: None,
             rollout: None,
+            kube_proxy: None,
             version: &self.installation.version,
         }
     }
@@ -292,6 +310,8 @@ impl Reconciler {
             }
             doubts.extend(safety::doubts(last, &wanted));
         }
+        let replaced = wanted.service_proxy.replaces_kube_proxy();
+        let found = self.cluster.kube_proxy(replaced).await?;
         let (controller, agent, switch) = self.cluster.workloads().await?;
         let pods = self
             .stores
@@ -325,6 +345,8 @@ impl Reconciler {
             },
             gone_back: None,
             rollout: None,
+            found,
+            kube_proxy: None,
         })
     }
 
@@ -362,7 +384,8 @@ impl Reconciler {
         let refused = !sight.refusals.is_empty();
         let mut plan = None;
         let mut until = RESYNC;
-        if !refused || sight.last.is_some() {
+        self.give_kube_proxy_back(sight).await?;
+        if !sight.is_frozen() || sight.last.is_some() {
             self.hold(&sight.networking).await?;
             let now = Timestamp::now();
             let mut certificates = certificates::ensure(&self.cluster, now).await?;
@@ -372,7 +395,7 @@ impl Reconciler {
                 .render(sight, Purpose::Network, &certificates.bundle)
                 .await?;
             let act = self.decide(sight, &objects).await?;
-            if !refused && sight.last.as_ref() != Some(sight.governing()) {
+            if !sight.is_frozen() && sight.last.as_ref() != Some(sight.governing()) {
                 self.put_last_applied(sight.governing()).await?;
             }
             let now = self.compose(sight, &objects, &act)?;
@@ -383,12 +406,15 @@ impl Reconciler {
             plan = self.apply(sight, &wanted, &mut certificates, look).await?;
             self.delete_pods(&act.delete).await?;
             until = until.min(Self::look_again(&act));
+            until = until.min(self.replace_kube_proxy(sight, &act.status).await?);
         }
         self.forget_lost_nodes(sight).await?;
-        let outcome = if refused {
-            Self::refused(sight)
-        } else {
-            Outcome::Applied
+        let outcome = match sight.held() {
+            _ if refused => Self::refused(sight),
+            Some(message) => Outcome::Returning {
+                message: message.clone(),
+            },
+            None => Outcome::Applied,
         };
         self.count(if refused { "refused" } else { "applied" });
         let progress = self.progress(sight);

@@ -1,7 +1,7 @@
 //! Taking the network away, one step at a time.
 //!
 //! Order (design/upgrades.md, Removal): while pods use the network the finalizer holds everything
-//! back and the network works on; then the agents' DaemonSet becomes `agent cleanup`, each node
+//! back and the network works on; then a kube-proxy that was disabled runs again; then the agents' DaemonSet becomes `agent cleanup`, each node
 //! reports, then the switches go, then the agents, then everything else, and the finalizer last.
 
 use std::collections::BTreeMap;
@@ -43,6 +43,8 @@ pub struct View {
     pub nodes: BTreeMap<String, Cleaning>,
     /// Other operands that are left.
     pub operands: usize,
+    /// Why the agents must stay: kube-proxy, which we had disabled, is not ready.
+    pub kube_proxy: Option<String>,
 }
 
 /// A DaemonSet during removal.
@@ -87,6 +89,8 @@ pub enum Step {
     Leave,
     /// Pods use the network.
     PodsUseNetwork(String),
+    /// kube-proxy serves Services again before the agents stop.
+    WaitForKubeProxy(String),
     /// Make the agents' DaemonSet `agent cleanup`.
     StartCleanup,
     /// Nodes are not clean yet.
@@ -128,6 +132,9 @@ pub fn next(view: &View, now: Timestamp) -> Step {
         Workload::Working => {
             if !view.users.is_empty() && !acknowledged(ACK_PODS) {
                 return Step::PodsUseNetwork(users_sentence(&view.users));
+            }
+            if let Some(why) = &view.kube_proxy {
+                return Step::WaitForKubeProxy(why.clone());
             }
             return Step::StartCleanup;
         }
@@ -286,6 +293,7 @@ mod tests {
             switches: Workload::Working,
             nodes: BTreeMap::from([("node1".into(), Cleaning::Waiting)]),
             operands: 12,
+            kube_proxy: None,
         }
     }
 
@@ -317,6 +325,9 @@ mod tests {
     #[test]
     fn the_steps_follow_each_other_to_the_end() {
         let mut view = view();
+        view.kube_proxy = Some("1 of 2".into());
+        assert_eq!(next(&view, at(0)), Step::WaitForKubeProxy("1 of 2".into()));
+        view.kube_proxy = None;
         assert_eq!(next(&view, at(0)), Step::StartCleanup);
         view.agents = Workload::Cleaning;
         assert!(matches!(

@@ -48,13 +48,23 @@ fn workload(set: Option<&DaemonSet>) -> Workload {
 
 impl Reconciler {
     /// One step of the removal.
-    pub(crate) async fn remove(&mut self, sight: &Sight) -> Result<Duration, ReconcileError> {
+    pub(crate) async fn remove(&mut self, sight: &mut Sight) -> Result<Duration, ReconcileError> {
         if workload(sight.running.agent.as_ref()) == Workload::Cleaning {
             self.cleaning_since.get_or_insert_with(Timestamp::now);
         } else {
             self.cleaning_since = None;
         }
         let view = self.view(sight).await?;
+        let step = removal::next(&view, Timestamp::now());
+        let leaves = !matches!(step, Step::Leave | Step::Paused | Step::PodsUseNetwork(_));
+        let view = View {
+            kube_proxy: if leaves {
+                self.return_kube_proxy(sight).await?
+            } else {
+                None
+            },
+            ..view
+        };
         let step = removal::next(&view, Timestamp::now());
         self.count("removing");
         let outcome = match step {
@@ -88,6 +98,7 @@ impl Reconciler {
                     .to_owned(),
             },
             Step::PodsUseNetwork(message) => Outcome::Held { message },
+            Step::WaitForKubeProxy(message) => Outcome::Removing { message },
             Step::StartCleanup => {
                 self.start_cleanup(sight).await?;
                 Outcome::Removing { message: "The nodes are being cleaned.".to_owned() }
@@ -126,6 +137,7 @@ impl Reconciler {
             switches: workload(sight.running.switch.as_ref()),
             nodes: removal::nodes(sight.governing(), &sight.facts, &sight.running.agents),
             operands: operands.len() + sight.running.agents.len(),
+            kube_proxy: None,
         })
     }
 

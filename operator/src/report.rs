@@ -11,6 +11,7 @@ use carrick_api::status::{
 use carrick_k8s::condition::{self, Status};
 use jiff::Timestamp;
 
+use crate::kubeproxy;
 use crate::plan::clip;
 use crate::progress::Progress;
 use crate::provider::Detection;
@@ -44,6 +45,11 @@ pub enum Outcome {
         /// What, with its causes.
         error: String,
     },
+    /// kube-proxy comes back before anything else changes.
+    Returning {
+        /// How far it is.
+        message: String,
+    },
     /// Pods hold the removal back.
     Held {
         /// The sentence that mends it.
@@ -75,6 +81,8 @@ pub struct Report<'a> {
     pub plan: Option<Plan>,
     /// The rollout under way; none when nobody looked at it.
     pub rollout: Option<&'a RolloutStatus>,
+    /// What is done about a kube-proxy; none when nobody looked.
+    pub kube_proxy: Option<&'a kubeproxy::Decision>,
     /// The operator's version.
     pub version: &'a str,
 }
@@ -153,6 +161,16 @@ pub fn status(old: &NetworkingStatus, report: &Report<'_>, now: Timestamp) -> Ne
         set(kind::PROGRESSING, progressing(report.outcome, progress));
     }
     set(kind::DEGRADED, degraded(report));
+    match report.kube_proxy.map(|decision| &decision.said) {
+        Some(Some(said)) => set(
+            kind::KUBE_PROXY_REPLACED,
+            words(said.status, said.reason, &said.message),
+        ),
+        Some(None) => new
+            .conditions
+            .retain(|condition| condition.type_ != kind::KUBE_PROXY_REPLACED),
+        None => {}
+    }
     new
 }
 
@@ -209,6 +227,11 @@ fn kstatus(report: &Report<'_>) -> [Words; 3] {
             words(Status::False, "PodsUseNetwork", message),
             idle(),
             words(Status::True, "PodsUseNetwork", message),
+        ],
+        Outcome::Returning { message } => [
+            words(Status::False, "KubeProxyReturning", message),
+            words(Status::True, "KubeProxyReturning", message),
+            fine(),
         ],
         Outcome::Removing { message } => [
             words(Status::False, "Removing", message),
@@ -382,6 +405,10 @@ fn degraded(report: &Report<'_>) -> Words {
             _ => {}
         }
     }
+    let kube_proxy = report.kube_proxy.filter(|decision| decision.degraded);
+    if let Some(said) = kube_proxy.and_then(|decision| decision.said.as_ref()) {
+        return words(Status::True, "KubeProxyNotDisabled", &said.message);
+    }
     let Some(progress) = report.progress else {
         return words(Status::False, "Fine", "");
     };
@@ -450,6 +477,7 @@ mod tests {
             effective: None,
             plan: None,
             rollout: None,
+            kube_proxy: None,
             version: "0.1.0",
         };
         let status = status(&NetworkingStatus::default(), &report, Timestamp::UNIX_EPOCH);
@@ -554,6 +582,7 @@ mod tests {
             effective: None,
             plan: None,
             rollout: None,
+            kube_proxy: None,
             version: "0.1.0",
         };
         let new = status(&old, &report, Timestamp::UNIX_EPOCH);

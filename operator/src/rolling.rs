@@ -76,7 +76,7 @@ impl Reconciler {
             let view = View {
                 now: seen.now,
                 settings: observe::settings(sight.networking.spec.rollout.as_ref()),
-                frozen: !sight.refusals.is_empty(),
+                frozen: sight.is_frozen(),
                 target: &render,
                 spec: &spec,
                 record: &record,

@@ -281,6 +281,7 @@ impl Operator {
             deleted: std::collections::BTreeSet::new(),
             looked: None,
             unread: String::new(),
+            kube_proxy_times: 0,
         };
         trigger.look_for_drift();
         let mut delay = BACKOFF.0;

@@ -41,6 +41,7 @@ impl Reconciler {
             effective: Some(sight.governing().to_spec(spec)),
             plan,
             rollout: sight.rollout.as_ref(),
+            kube_proxy: sight.kube_proxy.as_ref(),
             version: &self.installation.version,
         };
         self.report(&sight.networking, &report).await
@@ -144,6 +145,11 @@ impl Reconciler {
             Outcome::Removing { message } => {
                 (Severity::Normal, "Removing".to_owned(), message.clone())
             }
+            Outcome::Returning { .. } => (
+                Severity::Normal,
+                "KubeProxyReturning".to_owned(),
+                "kube-proxy runs again before the agents change".to_owned(),
+            ),
             Outcome::Paused { .. } => (
                 Severity::Normal,
                 "Paused".to_owned(),

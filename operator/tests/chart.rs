@@ -174,6 +174,28 @@ fn no_rule_has_a_wildcard_and_secrets_are_named() {
     }
 }
 
+#[test]
+fn kube_proxy_may_be_patched_only_where_somebody_wants_it() {
+    let verbs = |values: &[&str]| {
+        let objects = rendered(values);
+        let role = find(&objects, "Role", "carrick-operator-detection").clone();
+        let of_sets = role["rules"].as_array().unwrap().iter();
+        let mut of_sets = of_sets.filter(|rule| rule["resources"][0] == "daemonsets");
+        let rule = of_sets.next().unwrap().clone();
+        assert_eq!(rule["resourceNames"], serde_json::json!(["kube-proxy"]));
+        rule["verbs"].to_string()
+    };
+    let create = "networking.create=true";
+    let full = "networking.spec.serviceProxy.mode=Full";
+    let keep = "networking.spec.serviceProxy.kubeProxy=Keep";
+    let (looks, patches) = (r#"["get"]"#, r#"["get","patch"]"#);
+    assert_eq!(verbs(&[]), looks);
+    assert_eq!(verbs(&["kubeProxy.mayDisable=true"]), patches);
+    assert_eq!(verbs(&[create, full]), patches);
+    assert_eq!(verbs(&[full]), looks);
+    assert_eq!(verbs(&[create, full, keep]), looks);
+}
+
 fn rules(object: &Value) -> Vec<PolicyRule> {
     serde_json::from_value(object["rules"].clone()).unwrap()
 }

@@ -42,6 +42,9 @@ pub mod condition {
     /// False names Services that are not, or says why none could be programmed. It does not make the node
     /// unready: what was programmed before goes on.
     pub const SERVICES_SERVED: &str = "ServicesServed";
+    /// Where `serviceProxy` replaces a kube-proxy: none runs on this node, and none of its rules are left.
+    /// False says what is there. It does not make the node unready.
+    pub const KUBE_PROXY_REPLACED: &str = "KubeProxyReplaced";
     /// `agent cleanup` has removed everything of ours from the node. The operator waits for
     /// `True`; `False` says what is left and how to remove it by hand.
     pub const CLEANED: &str = "Cleaned";

@@ -214,6 +214,9 @@ pub struct ServiceProxy {
     /// Ranges of the nodes' addresses that have node ports; empty means all of them.
     #[serde(default)]
     pub node_port_addresses: Vec<IpNet>,
+    /// What is done about a kube-proxy that runs; nothing is said of it where the mode is not `Full`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kube_proxy: Option<KubeProxy>,
 }
 
 impl ServiceProxy {
@@ -222,6 +225,24 @@ impl ServiceProxy {
     pub fn is_default(&self) -> bool {
         *self == Self::default()
     }
+
+    /// Whether a kube-proxy is to be replaced.
+    #[must_use]
+    pub fn replaces_kube_proxy(&self) -> bool {
+        self.mode == ServiceProxyMode::Full && { self.kube_proxy }
+            .is_some_and(|kube_proxy| kube_proxy != KubeProxy::Keep)
+    }
+}
+
+/// `serviceProxy.kubeProxy`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum KubeProxy {
+    /// It is disabled where nobody else manages it, and else it is kept.
+    Auto,
+    /// It is left alone.
+    Keep,
+    /// It is disabled; where that may not be done, the network is degraded.
+    Disable,
 }
 
 /// `serviceProxy.mode`.

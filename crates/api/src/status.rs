@@ -27,6 +27,9 @@ pub mod condition {
     pub const PROGRESSING: &str = "Progressing";
     /// Something is broken.
     pub const DEGRADED: &str = "Degraded";
+    /// In `serviceProxy.mode` `Full`, and until a kube-proxy that was disabled runs again: whether no
+    /// kube-proxy is left beside the agents. False says why, and what mends it.
+    pub const KUBE_PROXY_REPLACED: &str = "KubeProxyReplaced";
 }
 
 /// What the operator observed and does.
@@ -36,7 +39,7 @@ pub struct NetworkingStatus {
     /// The generation of the spec that this status describes; -1 before the operator looked.
     #[serde(default = "never_observed")]
     pub observed_generation: i64,
-    /// Ready, Reconciling, Stalled, Available, Progressing, Degraded.
+    /// Ready, Reconciling, Stalled, Available, Progressing, Degraded, KubeProxyReplaced.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(
         length(max = 16),

@@ -12,6 +12,13 @@ use crate::verdict::Refusal;
 /// agent would need itself to start. And only who does has node ports.
 pub(super) fn refusal(effective: &Effective, facts: &Facts) -> Option<Refusal> {
     let proxy = &effective.service_proxy;
+    if proxy.mode != ServiceProxyMode::Full && proxy.kube_proxy.is_some() {
+        return Some(Refusal {
+            field: "spec.serviceProxy.kubeProxy".into(),
+            reason: format!("in mode {:?} kube-proxy must run", proxy.mode),
+            mend: "leave it out, or choose mode Full".into(),
+        });
+    }
     if proxy.mode != ServiceProxyMode::Full {
         return (!proxy.node_port_addresses.is_empty()).then(|| Refusal {
             field: "spec.serviceProxy.nodePortAddresses".into(),
@@ -65,6 +72,16 @@ mod tests {
             let spec = format!("{{{}}}", full.replace("Full", other));
             let ranges = "spec.serviceProxy.nodePortAddresses";
             assert_eq!(check(&spec, |_| {}), [ranges], "{other}");
+        }
+        for (mode, refused) in [
+            ("Disabled", &["spec.serviceProxy.kubeProxy"][..]),
+            ("ClusterIP", &["spec.serviceProxy.kubeProxy"]),
+            ("Full", &[]),
+        ] {
+            for kube_proxy in ["Auto", "Keep", "Disable"] {
+                let spec = format!("{{serviceProxy: {{mode: {mode}, kubeProxy: {kube_proxy}}}}}");
+                assert_eq!(check(&spec, |_| {}), refused, "{spec}");
+            }
         }
         let kubernetes = |facts: &mut Facts| {
             facts.kubernetes_service = vec!["203.0.113.1".parse().unwrap()];

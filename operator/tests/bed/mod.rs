@@ -44,6 +44,7 @@ fn chart() -> String {
             "1.34.0",
         ])
         .args(["--no-hooks", "--set", "namespace.create=true"])
+        .args(["--set", "kubeProxy.mayDisable=true"])
         .arg(chart)
         .output()
         .unwrap();

@@ -45,6 +45,12 @@ pub struct Stage {
     replicas: Vec<String>,
     epoch: i64,
     told: BTreeMap<String, Value>,
+    /// Agents say that they serve Services.
+    pub serve: bool,
+    /// Pods of kube-proxy do not become ready.
+    pub kube_proxy_fails: bool,
+    /// What kube-proxy's DaemonSet was last: disabled or not, ready or not.
+    kube_proxy: Option<(bool, bool)>,
 }
 
 impl Stage {
@@ -74,6 +80,9 @@ impl Stage {
             replicas: Vec::new(),
             epoch: 0,
             told: BTreeMap::new(),
+            serve: false,
+            kube_proxy_fails: false,
+            kube_proxy: None,
         }
     }
 
@@ -107,7 +116,7 @@ impl Stage {
             .unwrap()
     }
 
-    async fn until(&mut self, what: &str, holds: impl Fn(&Self, &Value) -> bool) -> Value {
+    pub async fn until(&mut self, what: &str, holds: impl Fn(&Self, &Value) -> bool) -> Value {
         let end = Instant::now() + LIMIT;
         let api: Api<carrick_api::Networking> = Api::all(self.client.clone());
         loop {
@@ -168,7 +177,38 @@ impl Stage {
         for set in ["carrick-agent", "carrick-ovs", "carrick-pre-pull"] {
             self.daemon_set(set).await;
         }
+        self.kube_proxy().await;
         self.agents().await;
+    }
+
+    /// kube-proxy's DaemonSet, where there is one, has its pods at once.
+    async fn kube_proxy(&mut self) {
+        let api: Api<DaemonSet> = Api::namespaced(self.client.clone(), "kube-system");
+        let Some(set) = api.get_opt("kube-proxy").await.unwrap() else {
+            return;
+        };
+        let value = serde_json::to_value(&set).unwrap();
+        let selector = &value["spec"]["template"]["spec"]["nodeSelector"];
+        let disabled = !selector["carrick.dev/kube-proxy-disabled"].is_null();
+        let desired = if disabled { 0 } else { self.nodes.len() };
+        let ready = if self.kube_proxy_fails { 0 } else { desired };
+        let now = Some((disabled, ready == desired));
+        if self.kube_proxy == now {
+            return;
+        }
+        let what = match now {
+            Some((true, _)) => "kube-proxy off",
+            Some((false, true)) => "kube-proxy ready",
+            _ => "kube-proxy on",
+        };
+        self.restarted.push(what.to_owned());
+        self.kube_proxy = now;
+        let status = json!({"status": {"observedGeneration": set.metadata.generation,
+            "desiredNumberScheduled": desired, "currentNumberScheduled": desired, "numberMisscheduled": 0,
+            "numberReady": ready}});
+        api.patch_status("kube-proxy", &PatchParams::default(), &Patch::Merge(status))
+            .await
+            .unwrap();
     }
 
     async fn make_pod(&mut self, template: &Value, labels: Value, node: &str) -> String {
@@ -411,7 +451,8 @@ impl Stage {
             let status = json!({"status": {"pod": pod.name_any(), "mtu": 1450,
                 "controller": {"address": "192.0.2.1:1", "epoch": self.epoch},
                 "conditions": [condition("Ready", "True"), condition("ControllerConnected", "True"),
-                    condition("PeersReachable", peers)]}});
+                    condition("PeersReachable", peers),
+                    condition("ServicesServed", if self.serve { "True" } else { "Unknown" })]}});
             if self.told.get(&node) == Some(&status) {
                 continue;
             }

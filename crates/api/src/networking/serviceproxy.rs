@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::effective::ServiceProxyMode;
+use crate::effective::{KubeProxy, ServiceProxyMode};
 
 /// `serviceProxy`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -16,6 +16,13 @@ pub struct ServiceProxy {
     /// Default: Disabled. It can be changed while the network runs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mode: Option<ServiceProxyMode>,
+    /// What is done about a kube-proxy that runs, in mode Full. Auto disables it once every agent serves
+    /// Services, where nobody else manages it, and else keeps it and says so in the condition
+    /// KubeProxyReplaced. Keep leaves it alone. Disable is Auto, but the network is Degraded where it may
+    /// not be disabled. It is disabled by a node selector, and enabled before another mode rolls out and
+    /// before the network is removed. Default: Auto in mode Full. It can be changed while the network runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kube_proxy: Option<KubeProxy>,
     /// Services that are left to another proxy in every mode, each as namespace/name. Default: none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(

@@ -1,0 +1,62 @@
+//! kube-proxy as the API server knows it.
+
+use k8s_openapi::api::apps::v1::DaemonSet;
+
+use super::{
+    Api, Cluster, ClusterError, ListParams, OPERATOR_FIELD_MANAGER, PAGE, Patch, PatchParams, Pod,
+    REQUEST_TIMEOUT, Result, timely,
+};
+use crate::kubeproxy::{self, Action, Found, NAME, NAMESPACE, Set};
+
+/// Labels that static pods of kube-proxy have, by who makes them.
+const LABELS: [&str; 2] = ["k8s-app=kube-proxy", "component=kube-proxy"];
+
+impl Cluster {
+    /// How kube-proxy runs. Static pods are looked for only where that counts.
+    pub async fn kube_proxy(&self, counts: bool) -> Result<Found> {
+        let sets: Api<DaemonSet> = Api::namespaced(self.client.clone(), NAMESPACE);
+        match timely("get", REQUEST_TIMEOUT, sets.get_opt(NAME)).await {
+            Ok(Some(set)) => return Ok(Found::Set(Box::new(kubeproxy::set(&set)))),
+            Ok(None) => {}
+            // A chart of an older version: nothing was disabled by its operator.
+            Err(error) if error.status() == Some(403) => {
+                return Ok(Found::Unreadable(error.to_string()));
+            }
+            Err(source) => return Err(ClusterError::new("read", kube_proxy())(source)),
+        }
+        let mut nodes = Vec::new();
+        let pods: Api<Pod> = Api::namespaced(self.client.clone(), NAMESPACE);
+        for labels in LABELS.iter().filter(|_| counts) {
+            let params = ListParams::default().labels(labels).limit(PAGE);
+            let page = timely("list", REQUEST_TIMEOUT, pods.list(&params))
+                .await
+                .map_err(ClusterError::new("list", "pods of kube-proxy"))?;
+            nodes.extend(kubeproxy::static_pods(&page.items));
+        }
+        if nodes.is_empty() {
+            return Ok(Found::Absent);
+        }
+        nodes.sort();
+        nodes.dedup();
+        Ok(Found::StaticPods(nodes))
+    }
+
+    /// Disables or enables kube-proxy. False when it has changed meanwhile: the next look sees that.
+    pub async fn change_kube_proxy(&self, action: Action, set: &Set) -> Result<bool> {
+        let sets: Api<DaemonSet> = Api::namespaced(self.client.clone(), NAMESPACE);
+        let params = PatchParams {
+            field_manager: Some(OPERATOR_FIELD_MANAGER.to_owned()),
+            ..PatchParams::default()
+        };
+        let patch = Patch::Merge(kubeproxy::patch(action, set));
+        match timely("patch", REQUEST_TIMEOUT, sets.patch(NAME, &params, &patch)).await {
+            Ok(_) => Ok(true),
+            Err(error) if matches!(error.status(), Some(404 | 409)) => Ok(false),
+            Err(source) => Err(ClusterError::new("change", kube_proxy())(source)),
+        }
+    }
+}
+
+fn kube_proxy() -> String {
+    format!("DaemonSet {NAMESPACE}/{NAME}")
+}
