@@ -22,6 +22,7 @@ use crate::firewall::driver::Firewalls;
 use crate::paths::Paths;
 use crate::plan::{HostLink, HostLinks, NodePlan};
 use crate::services::host::ServiceHost;
+use crate::services::leftovers::Leftovers;
 use crate::status::Fact;
 
 mod transport;
@@ -96,6 +97,11 @@ impl Host {
     pub(crate) fn for_services(&self, paths: &Paths) -> ServiceHost {
         let nft = Nft::new(Some(paths.services_table()));
         ServiceHost::new(nft, self.netlink.clone())
+    }
+
+    /// The host as far as a kube-proxy's leftovers are concerned.
+    pub(crate) fn for_leftovers(&self) -> Leftovers {
+        Leftovers::new(Nft::new(None), self.netlink.clone())
     }
 
     /// What the host had before us.

@@ -304,6 +304,10 @@ impl Programmer {
             Some(fact) => board.set(condition::SERVICES_SERVED, fact),
             None => board.unset(condition::SERVICES_SERVED),
         }
+        match services.kube_proxy() {
+            Some(fact) => board.set(condition::KUBE_PROXY_REPLACED, fact),
+            None => board.unset(condition::KUBE_PROXY_REPLACED),
+        }
         let known = services.len();
         board.update(|report| report.services = known);
     }

@@ -105,7 +105,7 @@ impl Programmer {
             .map(|attachment| attachment.key.clone())
             .collect();
         health.unready(DATAPATH_CHECK, "the switch is not programmed yet");
-        let services = ServiceDriver::new(&node, services, host.for_services(&node.paths));
+        let services = ServiceDriver::new(&node, services, &host);
         let management = node.paths.management(link::INTEGRATION_BRIDGE);
         Self {
             switch: SwitchDriver::new(node.paths.database()),

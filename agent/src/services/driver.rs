@@ -25,11 +25,13 @@ use tracing::{debug, info, warn};
 use super::feed::Feed;
 use super::host::ServiceHost;
 use super::kept::Lines;
+use super::leftovers::Leftovers;
 use super::metrics::SyncMetrics;
 use super::tell::{Ends, Teller};
 use super::view::{Query, answer};
 use super::watch::Change;
 use crate::flows::{FlowDriver, FlowError};
+use crate::host::Host;
 use crate::journal::JournalError;
 use crate::ledgerfile::LedgerFile;
 use crate::node::Node;
@@ -116,6 +118,8 @@ pub(crate) struct ServiceDriver {
     /// Where the API server is, if that is an address.
     api_server: Option<IpAddr>,
     host: ServiceHost,
+    /// Where a kube-proxy is replaced.
+    leftovers: Option<Leftovers>,
     /// In mode `Full`.
     teller: Option<Teller>,
     metrics: SyncMetrics,
@@ -156,8 +160,10 @@ impl Compared {
 
 impl ServiceDriver {
     /// A driver that knows nothing yet.
-    pub(crate) fn new(node: &Node, inlets: Inlets, host: ServiceHost) -> Self {
+    pub(crate) fn new(node: &Node, inlets: Inlets, host: &Host) -> Self {
         let config = &node.config.service_proxy;
+        let leftovers = config.replaces_kube_proxy().then(|| host.for_leftovers());
+        let host = host.for_services(&node.paths);
         let mode = proxy_mode(config);
         let skip = config.skip_services.iter();
         let skip = skip.filter_map(|text| text.split_once('/'));
@@ -175,6 +181,7 @@ impl ServiceDriver {
             node_port_addresses: config.node_port_addresses.clone(),
             api_server: node.config.api_server.host.parse().ok(),
             host,
+            leftovers,
             teller,
             metrics,
             proxy: None,
@@ -338,7 +345,18 @@ impl ServiceDriver {
         };
         let in_place = matches!(synced, Ok(Synced::Same | Synced::Changed));
         self.tell(in_place);
+        if in_place && !self.more && self.host.error().is_none() {
+            let port = self.teller.as_ref().and_then(Teller::proxy_port);
+            if let Some(leftovers) = &mut self.leftovers {
+                leftovers.look(port).await;
+            }
+        }
         synced
+    }
+
+    /// What is to be said of a kube-proxy; nothing where none is replaced.
+    pub(crate) fn kube_proxy(&self) -> Option<Fact> {
+        self.leftovers.as_ref().map(Leftovers::fact)
     }
 
     /// Tells others how the proxy is.

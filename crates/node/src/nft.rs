@@ -307,6 +307,25 @@ impl Nft {
         json("chains", &run)
     }
 
+    /// A chain, as libnftables-json(5) has it; `None` when there is none.
+    pub async fn chain(
+        &self,
+        family: &str,
+        table: &str,
+        chain: &str,
+    ) -> Result<Option<serde_json::Value>, NftError> {
+        let run = self
+            .run(&["-j", "-a", "list", "chain", family, table, chain], "")
+            .await?;
+        if run.stderr.contains("No such file or directory") {
+            return Ok(None);
+        }
+        if !run.status.success() {
+            return Err(refused("list", family, table, &run));
+        }
+        json(chain, &run).map(Some)
+    }
+
     /// A table, as libnftables-json(5) has it, and in nft's language with the handles of rules;
     /// `None` when there is none.
     pub async fn table(
