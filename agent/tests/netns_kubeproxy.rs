@@ -99,7 +99,18 @@ async fn what_kube_proxy_leaves_goes_and_nothing_else() {
         "*nat\n:KUBE-SERVICES - [0:0]\n-A PREROUTING -j KUBE-SERVICES\nCOMMIT",
     );
     feed(&host, "nft -f -", NFTABLES);
-    host.exec("ip", &["link", "add", "kube-ipvs0", "type", "dummy"]);
+    // A dummy in truth, which not every kernel has.
+    let link = [
+        "link",
+        "add",
+        "kube-ipvs0",
+        "type",
+        "veth",
+        "peer",
+        "name",
+        "other",
+    ];
+    host.exec("ip", &link);
     let leftovers = leftovers(&host).await;
     let found = leftovers.survey().await.unwrap();
     let words = found.words();
