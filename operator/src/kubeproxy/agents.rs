@@ -53,7 +53,7 @@ pub fn agents(
             // Their ports may be kube-proxy's as long as that runs.
             Some(said) if said.status == "True" || said.reason == "HealthCheckNotServed" => {}
             Some(said) => {
-                waiting.push(format!("{} ({}: {})", node.name, said.reason, said.message))
+                waiting.push(format!("{} ({}: {})", node.name, said.reason, said.message));
             }
             None => waiting.push(node.name.clone()),
         }
