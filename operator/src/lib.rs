@@ -43,6 +43,7 @@ mod rolling;
 pub mod rollout;
 mod run;
 pub mod safety;
+mod sight;
 pub mod skew;
 mod takeover;
 mod tell;

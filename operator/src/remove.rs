@@ -10,10 +10,11 @@ use kube::ResourceExt;
 use tracing::info;
 
 use crate::object::{Id, Kind};
-use crate::reconcile::{ReconcileError, Reconciler, Sight};
+use crate::reconcile::{ReconcileError, Reconciler};
 use crate::removal::{self, Step, View, Workload};
 use crate::render::Purpose;
 use crate::report::Outcome;
+use crate::sight::Sight;
 
 /// How soon to look again during a removal.
 const SOON: Duration = Duration::from_secs(5);

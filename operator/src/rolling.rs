@@ -15,7 +15,7 @@ use tracing::{info, warn};
 
 use crate::effective::Effective;
 use crate::object::{Id, Kind, Object};
-use crate::reconcile::{ReconcileError, Reconciler, SOON, Sight};
+use crate::reconcile::{ReconcileError, Reconciler, SOON};
 use crate::render::{Input, Purpose, pre_pull};
 use crate::rollout::found;
 use crate::rollout::observe::{self, Seen};
@@ -24,6 +24,7 @@ use crate::rollout::status::sentence;
 use crate::rollout::{
     Act, Change, Deletion, Good, Part, Place, Record, Render, Step, View, decide,
 };
+use crate::sight::Sight;
 use crate::skew;
 
 /// Key of the record in its Secret.

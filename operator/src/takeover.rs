@@ -15,8 +15,9 @@ use crate::facts::Reach;
 use crate::kubeproxy::{
     self, ACK_NOT_READY, Action, Agents, Decision, Found, NAME, NAMESPACE, TIMES_MAX,
 };
-use crate::reconcile::{ReconcileError, Reconciler, SOON, Sight};
+use crate::reconcile::{ReconcileError, Reconciler, SOON};
 use crate::render;
+use crate::sight::Sight;
 
 /// How soon to look again at a DaemonSet that others may change: it is not watched.
 const CHECK: Duration = Duration::from_secs(30);

@@ -14,8 +14,9 @@ use tracing::{debug, warn};
 
 use crate::metrics::{ConditionLabel, OutcomeLabel};
 use crate::progress::Progress;
-use crate::reconcile::{ReconcileError, Reconciler, Sight};
+use crate::reconcile::{ReconcileError, Reconciler};
 use crate::report::{self, Outcome, Report};
+use crate::sight::Sight;
 use crate::skew::UnknownSpec;
 
 impl Reconciler {
