@@ -300,20 +300,8 @@ impl Cluster {
 
     /// Every pod of the cluster (for a removal only), a page at a time, kept as `keep` says.
     pub async fn all_pods(&self, keep: impl Fn(&[Pod]) -> Vec<String>) -> Result<Vec<String>> {
-        let api: Api<Pod> = Api::all(self.client.clone());
-        let mut params = ListParams::default().limit(PAGE);
-        let mut kept = Vec::new();
-        for _ in 0..PAGES_MAX {
-            let page = timely("list", REQUEST_TIMEOUT, api.list(&params))
-                .await
-                .map_err(ClusterError::new("list", "pods"))?;
-            kept.extend(keep(&page.items));
-            match page.metadata.continue_ {
-                Some(token) if !token.is_empty() => params.continue_token = Some(token),
-                _ => break,
-            }
-        }
-        Ok(kept)
+        let api = Api::all(self.client.clone());
+        pages(&api, ListParams::default(), keep).await
     }
 
     /// Ranges of ClusterIPs; empty when the server knows no ServiceCIDR.
@@ -515,6 +503,27 @@ impl std::fmt::Debug for Cluster {
             .field("namespace", &self.namespace)
             .finish_non_exhaustive()
     }
+}
+
+/// What is kept of each page of pods.
+async fn pages<T>(
+    api: &Api<Pod>,
+    params: ListParams,
+    keep: impl Fn(&[Pod]) -> Vec<T>,
+) -> Result<Vec<T>> {
+    let mut params = params.limit(PAGE);
+    let mut kept = Vec::new();
+    for _ in 0..PAGES_MAX {
+        let page = timely("list", REQUEST_TIMEOUT, api.list(&params))
+            .await
+            .map_err(ClusterError::new("list", "pods"))?;
+        kept.extend(keep(&page.items));
+        match page.metadata.continue_ {
+            Some(token) if !token.is_empty() => params.continue_token = Some(token),
+            _ => break,
+        }
+    }
+    Ok(kept)
 }
 
 fn apply_params() -> PatchParams {

@@ -12,11 +12,12 @@
 //!    no        yes      on its way back (or somebody else took the selector out)
 //! ```
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use carrick_api::agentinfo::{self, AgentInfo};
 use carrick_api::effective::{KubeProxy, ServiceProxy};
 use carrick_k8s::condition::Status;
+use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::DaemonSet;
 use k8s_openapi::api::core::v1::Pod;
 use serde_json::{Value, json};
@@ -26,10 +27,12 @@ use crate::facts::{Facts, Reach};
 use crate::validate::{count, in_scope, some};
 
 mod agents;
+mod returned;
 #[cfg(test)]
 mod tests;
 
 pub use agents::{Agents, agents, leftovers};
+pub use returned::{Member, SETTLED, members, selector, serving};
 
 /// Where kubeadm puts it.
 pub const NAMESPACE: &str = "kube-system";
@@ -101,8 +104,8 @@ pub struct Set {
     pub desired: i32,
     /// Pods that there are.
     pub current: i32,
-    /// Pods that are ready.
-    pub ready: i32,
+    /// Its pods, where they count: while it is on its way back.
+    pub members: Vec<Member>,
     /// The version that was read.
     pub resource_version: String,
 }
@@ -127,7 +130,7 @@ pub fn set(set: &DaemonSet) -> Set {
         current: status
             .current_number_scheduled
             .saturating_add(status.number_misscheduled),
-        ready: status.number_ready,
+        members: Vec::new(),
         resource_version: set.metadata.resource_version.clone().unwrap_or_default(),
     }
 }
@@ -183,7 +186,9 @@ pub struct View<'a> {
     /// How often this process has disabled it since it was last left to others.
     pub times: u32,
     /// Nodes that do not report: nobody can become ready there.
-    pub unreachable: i32,
+    pub unreachable: BTreeSet<String>,
+    /// The time.
+    pub now: Timestamp,
     /// [`ACK_NOT_READY`] is acknowledged.
     pub acknowledged: bool,
 }
@@ -348,7 +353,23 @@ fn replace(view: &View<'_>) -> Decision {
                 "LeftOnNodes",
                 format!("kube-proxy is disabled, but nodes say: {}.", words(left)),
             ),
-            _ => said(
+            Agents::Elsewhere(nodes) => said(
+                Status::False,
+                "NodesWithoutAgent",
+                format!(
+                    "kube-proxy is disabled, but nodes without an agent need it ({}). To mend it: take \
+                     spec.agent.placement.nodeSelector away, or set spec.serviceProxy.kubeProxy to Keep.",
+                    words(nodes)
+                ),
+            ),
+            Agents::Wait(what) => said(
+                Status::True,
+                "Disabled",
+                format!(
+                    "kube-proxy is disabled; that every agent serves Services is not known now: waiting for {what}."
+                ),
+            ),
+            Agents::Serve { .. } => said(
                 Status::True,
                 "Disabled",
                 "kube-proxy is disabled; the agents serve Services.",
@@ -405,12 +426,13 @@ fn give_back(view: &View<'_>) -> Decision {
     let Found::Set(set) = view.found else {
         return Decision::default();
     };
+    let (serving, wanted) = serving(&set.members, set.desired, &view.unreachable, view.now);
     let returning = |action| {
-        let wanted = set.desired.saturating_sub(view.unreachable).max(0);
         let hold = format!(
-            "kube-proxy runs again before the agents stop to serve Services: {} of {wanted} pods are ready. If this does not \
-             pass, look at the pods of DaemonSet {NAMESPACE}/{NAME}, or set spec.acknowledge to [{ACK_NOT_READY}].",
-            set.ready.min(wanted)
+            "kube-proxy runs again before the agents stop to serve Services: {serving} of {wanted} pods are ready for {} s or \
+             longer. If this does not pass, look at the pods of DaemonSet {NAMESPACE}/{NAME}, or set spec.acknowledge to \
+             [{ACK_NOT_READY}].",
+            SETTLED.as_secs()
         );
         Decision {
             action,
@@ -422,8 +444,7 @@ fn give_back(view: &View<'_>) -> Decision {
         (false, false) => Decision::default(),
         (true, _) => returning(Some(Action::Enable)),
         (false, true) => {
-            let back = set.observed && set.ready >= set.desired.saturating_sub(view.unreachable);
-            if back || view.acknowledged {
+            if (set.observed && serving >= wanted) || view.acknowledged {
                 return Decision {
                     action: Some(Action::Forget),
                     ..Decision::default()

@@ -8,6 +8,7 @@ use carrick_api::status::{RolloutPhase, RolloutStatus};
 use carrick_k8s::condition::Status;
 use carrick_k8s::event::Severity;
 use carrick_k8s::telemetry::chain;
+use jiff::Timestamp;
 use kube::ResourceExt;
 use tracing::{info, warn};
 
@@ -31,6 +32,11 @@ impl Reconciler {
         let agents = Agents::Wait("the rollout".to_owned());
         let proxy = sight.governing().service_proxy.clone();
         let decision = self.decide_kube_proxy(sight, Some(&proxy), &agents);
+        let is_done = decision.action.is_none() && decision.hold.is_none();
+        if is_done && !proxy.replaces_kube_proxy() {
+            // It is left to others, whoever took our annotations off: the next time begins anew.
+            self.kube_proxy_times = 0;
+        }
         self.act_on_kube_proxy(sight, decision).await
     }
 
@@ -83,15 +89,14 @@ impl Reconciler {
         agents: &Agents,
     ) -> Decision {
         let nodes = sight.facts.nodes.iter();
-        let unreachable = nodes
-            .filter(|node| node.reach == Reach::Unreachable)
-            .count();
+        let unreachable = nodes.filter(|node| node.reach == Reach::Unreachable);
         kubeproxy::decide(&kubeproxy::View {
             proxy,
             found: &sight.found,
             agents,
             times: self.kube_proxy_times,
-            unreachable: i32::try_from(unreachable).unwrap_or(i32::MAX),
+            unreachable: unreachable.map(|node| node.name.clone()).collect(),
+            now: Timestamp::now(),
             acknowledged: sight
                 .acknowledged()
                 .iter()

@@ -263,8 +263,11 @@ async fn who_sets_it_back_is_fought_no_more_than_three_times() {
                 off.count() == times
             })
             .await;
-        let back =
-            json!({"spec": {"template": {"spec": {"nodeSelector": {SELECTOR: null}}}}}).to_string();
+        // As kubeadm does it, which writes the annotations anew as well.
+        let back = json!({"metadata": {"annotations": {"carrick.dev/kube-proxy-disabled-by": null,
+            "carrick.dev/kube-proxy-disabled-times": null}},
+            "spec": {"template": {"spec": {"nodeSelector": {SELECTOR: null}}}}})
+        .to_string();
         let patch = [
             "patch",
             "daemonset",

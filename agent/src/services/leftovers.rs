@@ -23,7 +23,7 @@ use rules::{Removal, TABLE, TableName};
 const CHECK: Duration = Duration::from_secs(30);
 /// Looking takes at most one part of so many of the time.
 const LOOKING: u32 = 100;
-/// For so long no kube-proxy must have been seen.
+/// For so long there must have been something of a kube-proxy and no kube-proxy.
 const QUIET: Duration = Duration::from_mins(1);
 /// Attempts to remove something; then a person has to.
 const ATTEMPTS: u32 = 5;
@@ -100,13 +100,20 @@ struct Memory {
 
 impl Memory {
     fn next(&mut self, is_empty: bool, now: Instant) -> Next {
+        if is_empty {
+            // What comes from now on may be of one that starts.
+            self.quiet = None;
+            return Next::Nothing;
+        }
         let quiet = *self.quiet.get_or_insert(now);
-        match (is_empty, self.removed) {
-            (true, _) => Next::Nothing,
-            (false, true) => Next::CameBack,
-            (false, false) if self.attempts >= ATTEMPTS => Next::GiveUp,
-            (false, false) if now - quiet < QUIET => Next::Wait,
-            (false, false) => Next::Remove,
+        if self.removed {
+            Next::CameBack
+        } else if self.attempts >= ATTEMPTS {
+            Next::GiveUp
+        } else if now - quiet < QUIET {
+            Next::Wait
+        } else {
+            Next::Remove
         }
     }
 }
@@ -319,6 +326,11 @@ mod tests {
         memory.removed = true;
         assert_eq!(memory.next(true, later + QUIET), Next::Nothing);
         assert_eq!(memory.next(false, later + 2 * QUIET), Next::CameBack);
+        // One that starts where nothing was for long has its time to be seen.
+        let mut clean = Memory::default();
+        assert_eq!(clean.next(true, start), Next::Nothing);
+        assert_eq!(clean.next(false, start + 9 * QUIET), Next::Wait);
+        assert_eq!(clean.next(false, start + 10 * QUIET), Next::Remove);
         let mut failing = Memory {
             quiet: Some(start),
             removed: false,

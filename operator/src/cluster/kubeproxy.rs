@@ -3,8 +3,8 @@
 use k8s_openapi::api::apps::v1::DaemonSet;
 
 use super::{
-    Api, Cluster, ClusterError, ListParams, OPERATOR_FIELD_MANAGER, PAGE, Patch, PatchParams, Pod,
-    REQUEST_TIMEOUT, Result, timely,
+    Api, Cluster, ClusterError, ListParams, OPERATOR_FIELD_MANAGER, Patch, PatchParams, Pod,
+    REQUEST_TIMEOUT, Result, pages, timely,
 };
 use crate::kubeproxy::{self, Action, Found, NAME, NAMESPACE, Set};
 
@@ -15,8 +15,17 @@ impl Cluster {
     /// How kube-proxy runs. Static pods are looked for only where that counts.
     pub async fn kube_proxy(&self, counts: bool) -> Result<Found> {
         let sets: Api<DaemonSet> = Api::namespaced(self.client.clone(), NAMESPACE);
+        let pods: Api<Pod> = Api::namespaced(self.client.clone(), NAMESPACE);
         match timely("get", REQUEST_TIMEOUT, sets.get_opt(NAME)).await {
-            Ok(Some(set)) => return Ok(Found::Set(Box::new(kubeproxy::set(&set)))),
+            Ok(Some(set)) => {
+                let mut known = kubeproxy::set(&set);
+                if known.marked && !known.disabled {
+                    let params = ListParams::default().labels(&kubeproxy::selector(&set));
+                    known.members =
+                        pages(&pods, params, |page| kubeproxy::members(&set, page)).await?;
+                }
+                return Ok(Found::Set(Box::new(known)));
+            }
             Ok(None) => {}
             // A chart of an older version: nothing was disabled by its operator.
             Err(error) if error.status() == Some(403) => {
@@ -25,13 +34,9 @@ impl Cluster {
             Err(source) => return Err(ClusterError::new("read", kube_proxy())(source)),
         }
         let mut nodes = Vec::new();
-        let pods: Api<Pod> = Api::namespaced(self.client.clone(), NAMESPACE);
         for labels in LABELS.iter().filter(|_| counts) {
-            let params = ListParams::default().labels(labels).limit(PAGE);
-            let page = timely("list", REQUEST_TIMEOUT, pods.list(&params))
-                .await
-                .map_err(ClusterError::new("list", "pods of kube-proxy"))?;
-            nodes.extend(kubeproxy::static_pods(&page.items));
+            let params = ListParams::default().labels(labels);
+            nodes.extend(pages(&pods, params, kubeproxy::static_pods).await?);
         }
         if nodes.is_empty() {
             return Ok(Found::Absent);

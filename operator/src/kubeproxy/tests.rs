@@ -35,14 +35,29 @@ fn wait() -> Agents {
 }
 
 fn run(proxy: Option<&ServiceProxy>, found: &Found, agents: &Agents) -> Decision {
-    decide(&View {
+    decide(&view(proxy, found, agents))
+}
+
+fn view<'a>(proxy: Option<&'a ServiceProxy>, found: &'a Found, agents: &'a Agents) -> View<'a> {
+    View {
         proxy,
         found,
         agents,
         times: 0,
-        unreachable: 0,
+        unreachable: BTreeSet::new(),
+        now: Timestamp::UNIX_EPOCH,
         acknowledged: false,
-    })
+    }
+}
+
+/// A pod that is ready for so many seconds.
+fn member(node: &str, seconds: Option<i64>) -> Member {
+    let ready =
+        seconds.map(|seconds| Timestamp::UNIX_EPOCH - jiff::SignedDuration::from_secs(seconds));
+    Member {
+        node: node.into(),
+        ready,
+    }
 }
 
 fn reason(decision: &Decision) -> &'static str {
@@ -182,13 +197,10 @@ fn somebody_who_sets_it_back_is_fought_three_times() {
     let mut state = set(&kubeadms());
     let mut times = 0;
     for expected in 1..=TIMES_MAX {
+        let (proxy, found, agents) = (full(KubeProxy::Auto), found(&state), serve());
         let view = View {
-            proxy: Some(&full(KubeProxy::Auto)),
-            found: &found(&state),
-            agents: &serve(),
             times,
-            unreachable: 0,
-            acknowledged: false,
+            ..view(Some(&proxy), &found, &agents)
         };
         assert_eq!(decide(&view).action, Some(Action::Disable(expected)));
         times = expected;
@@ -197,13 +209,10 @@ fn somebody_who_sets_it_back_is_fought_three_times() {
             (state.times, times) = (times, 0);
         }
     }
+    let (proxy, found, agents) = (full(KubeProxy::Auto), found(&state), serve());
     let view = View {
-        proxy: Some(&full(KubeProxy::Auto)),
-        found: &found(&state),
-        agents: &serve(),
         times,
-        unreachable: 0,
-        acknowledged: false,
+        ..view(Some(&proxy), &found, &agents)
     };
     let decision = decide(&view);
     assert_eq!((decision.action, reason(&decision)), (None, "SetBack"));
@@ -217,7 +226,6 @@ fn kube_proxy_is_ready_before_the_agents_change() {
         times: 1,
         desired: 0,
         current: 0,
-        ready: 0,
         ..set(&kubeadms())
     };
     let disabled = run(Some(&full(KubeProxy::Auto)), &found(&state), &wait());
@@ -225,6 +233,12 @@ fn kube_proxy_is_ready_before_the_agents_change() {
         reason(&disabled),
         "Disabled",
         "agents that restart do not bring it back"
+    );
+    let elsewhere = Agents::Elsewhere(vec!["node3".into()]);
+    let bare = run(Some(&full(KubeProxy::Disable)), &found(&state), &elsewhere);
+    assert_eq!(
+        (bare.action, reason(&bare), bare.degraded),
+        (None, "NodesWithoutAgent", true)
     );
     for proxy in [
         Some(ServiceProxy::default()),
@@ -246,14 +260,25 @@ fn kube_proxy_is_ready_before_the_agents_change() {
             observed: true,
             desired: 2,
             current: 2,
-            ready: 1,
+            members: vec![member("node1", Some(10)), member("node2", None)],
             ..enabled
         };
         let decision = run(proxy, &found(&half), &serve());
         assert!(decision.hold.unwrap().contains("1 of 2 pods are ready"));
         assert_eq!(decision.action, None);
+        // Its process has only begun, and on a node that reports is no pod yet.
+        for members in [
+            vec![member("node1", Some(10)), member("node2", Some(9))],
+            vec![member("node1", Some(10))],
+        ] {
+            let early = Set {
+                members,
+                ..half.clone()
+            };
+            assert!(run(proxy, &found(&early), &serve()).hold.is_some());
+        }
         let whole = Set {
-            ready: 2,
+            members: vec![member("node1", Some(99)), member("node2", Some(10))],
             ..half.clone()
         };
         let decision = run(proxy, &found(&whole), &serve());
@@ -262,16 +287,24 @@ fn kube_proxy_is_ready_before_the_agents_change() {
             (Some(Action::Forget), None)
         );
         // A node that does not report, or somebody who accepts it.
-        for (unreachable, acknowledged) in [(1, false), (0, true)] {
+        for (away, acknowledged, holds) in [
+            (Some("node2"), false, false),
+            (None, true, false),
+            // The other one, or one that kube-proxy does not want, stands for nobody.
+            (Some("node1"), false, true),
+            (Some("node3"), false, true),
+        ] {
+            let (found, agents) = (found(&half), serve());
             let view = View {
-                proxy,
-                found: &found(&half),
-                agents: &serve(),
-                times: 0,
-                unreachable,
+                unreachable: away.into_iter().map(str::to_owned).collect(),
                 acknowledged,
+                ..view(proxy, &found, &agents)
             };
-            assert_eq!(decide(&view).hold, None);
+            assert_eq!(
+                decide(&view).hold.is_some(),
+                holds,
+                "{away:?} {acknowledged}"
+            );
         }
     }
     state.current = 1;
@@ -400,4 +433,33 @@ fn static_pods_are_told_from_those_of_a_daemon_set() {
         pod("node1", mirror),
     ];
     assert_eq!(static_pods(&pods), ["node1", "node2"]);
+}
+
+#[test]
+fn the_pods_of_the_daemon_set_are_told_by_their_owner() {
+    let mut value = serde_json::to_value(kubeadms()).unwrap();
+    value["metadata"]["uid"] = json!("set");
+    value["spec"]["selector"] = json!({"matchLabels": {"a": "b", "k8s-app": NAME}});
+    let set: DaemonSet = serde_json::from_value(value).unwrap();
+    assert_eq!(selector(&set), "a=b,k8s-app=kube-proxy");
+    let pod = |node: &str, owner: &str, ready: &str, deleted: Value| -> Pod {
+        serde_json::from_value(json!({
+            "metadata": {"deletionTimestamp": deleted, "ownerReferences":
+                [{"apiVersion": "apps/v1", "kind": "DaemonSet", "name": NAME, "uid": owner}]},
+            "spec": {"nodeName": node, "containers": []},
+            "status": {"conditions": [{"type": "Ready", "status": ready,
+                "lastTransitionTime": "1970-01-01T00:00:00Z"}]},
+        }))
+        .unwrap()
+    };
+    let pods = [
+        pod("node1", "set", "True", Value::Null),
+        pod("node2", "set", "False", Value::Null),
+        pod("node2", "set", "True", json!("1970-01-01T00:00:00Z")),
+        pod("node3", "other", "True", Value::Null),
+    ];
+    assert_eq!(
+        members(&set, &pods),
+        [member("node1", Some(0)), member("node2", None)]
+    );
 }

@@ -203,12 +203,43 @@ impl Stage {
         };
         self.restarted.push(what.to_owned());
         self.kube_proxy = now;
+        self.kube_proxy_pods(&set, disabled, ready == desired).await;
         let status = json!({"status": {"observedGeneration": set.metadata.generation,
             "desiredNumberScheduled": desired, "currentNumberScheduled": desired, "numberMisscheduled": 0,
             "numberReady": ready}});
         api.patch_status("kube-proxy", &PatchParams::default(), &Patch::Merge(status))
             .await
             .unwrap();
+    }
+
+    /// A pod of kube-proxy's for each node, ready for long or not at all.
+    async fn kube_proxy_pods(&self, set: &DaemonSet, disabled: bool, ready: bool) {
+        let api: Api<Pod> = Api::namespaced(self.client.clone(), "kube-system");
+        for node in &self.nodes {
+            let name = format!("kube-proxy-of-{node}");
+            if disabled {
+                let now = DeleteParams::default().grace_period(0);
+                if api.get_opt(&name).await.unwrap().is_some() {
+                    api.delete(&name, &now).await.unwrap();
+                }
+                continue;
+            }
+            let pod = json!({"apiVersion": "v1", "kind": "Pod",
+                "metadata": {"name": name, "labels": {"k8s-app": "kube-proxy"}, "ownerReferences":
+                    [{"apiVersion": "apps/v1", "kind": "DaemonSet", "name": "kube-proxy", "uid": set.metadata.uid}]},
+                "spec": {"nodeName": node, "hostNetwork": true, "automountServiceAccountToken": false,
+                    "containers": [{"name": "kube-proxy", "image": "i"}]}});
+            if api.get_opt(&name).await.unwrap().is_none() {
+                let pod: Pod = serde_json::from_value(pod).unwrap();
+                api.create(&PostParams::default(), &pod).await.unwrap();
+            }
+            let condition = json!({"type": "Ready", "status": if ready { "True" } else { "False" },
+                "lastTransitionTime": "2020-01-01T00:00:00Z"});
+            let status = json!({"status": {"phase": "Running", "conditions": [condition]}});
+            api.patch_status(&name, &PatchParams::default(), &Patch::Merge(status))
+                .await
+                .unwrap();
+        }
     }
 
     async fn make_pod(&mut self, template: &Value, labels: Value, node: &str) -> String {
