@@ -3,6 +3,10 @@
 
 #![expect(clippy::unwrap_used, reason = "tests say what they expect")]
 
+use std::io::{Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
+use std::time::Duration;
+
 use carrick_agent::services::leftovers::Leftovers;
 use carrick_node::{Namespace, Netlink, Nft};
 use carrick_testkit::netns::Scratch;
@@ -173,4 +177,58 @@ async fn a_chain_that_somebody_else_needs_stays() {
         "{rules}"
     );
     assert!(rules.contains("-A KUBE-MARK-MASQ -j MARK"), "{rules}");
+}
+
+/// What translates a connection of the host to 10.96.0.10, in either mode.
+const TRANSLATING: [(&str, &str); 2] = [
+    (
+        "nft -f -",
+        "table ip kube-proxy { chain nat-output { type nat hook output priority -100; \
+         ip daddr 10.96.0.10 tcp dport 80 dnat to 10.244.0.5:8080\n}\n}",
+    ),
+    (
+        "iptables-nft-restore",
+        "*nat\n:KUBE-SERVICES - [0:0]\n-A OUTPUT -j KUBE-SERVICES\n\
+         -A KUBE-SERVICES -d 10.96.0.10/32 -p tcp -m tcp --dport 80 -j DNAT --to-destination 10.244.0.5:8080\nCOMMIT",
+    ),
+];
+
+#[tokio::test]
+async fn a_connection_that_kube_proxy_translated_goes_on_without_its_rules() {
+    const LIMIT: Duration = Duration::from_secs(20);
+    for (program, rules) in TRANSLATING {
+        let host = Scratch::new();
+        host.exec("ip", &["link", "set", "lo", "up"]);
+        host.exec("ip", &["address", "add", "10.244.0.5/32", "dev", "lo"]);
+        host.exec("ip", &["route", "add", "10.96.0.0/16", "dev", "lo"]);
+        feed(&host, program, rules);
+        // Ours: without any rule that translates the kernel would follow no connection any more.
+        feed(
+            &host,
+            "nft -f -",
+            "table inet carrick-services { chain dnat-out { type nat hook output priority -100;\n\
+             ip daddr 192.0.2.1 tcp dport 80 dnat ip to 192.0.2.2\n}\n}",
+        );
+        let inside = Namespace::open(host.path()).unwrap();
+        let connect = || {
+            let listener = TcpListener::bind("10.244.0.5:8080")?;
+            let client = TcpStream::connect_timeout(&"10.96.0.10:80".parse().unwrap(), LIMIT)?;
+            let (server, _) = listener.accept()?;
+            client.set_read_timeout(Some(LIMIT))?;
+            server.set_read_timeout(Some(LIMIT))?;
+            std::io::Result::Ok((client, server))
+        };
+        let (mut client, mut server) = inside.run(connect).await.unwrap().unwrap();
+        let leftovers = leftovers(&host).await;
+        let found = leftovers.survey().await.unwrap();
+        assert!(!found.is_empty(), "{program}");
+        leftovers.remove(&found).await.unwrap();
+        assert!(leftovers.survey().await.unwrap().is_empty(), "{program}");
+        let mut heard = [0; 4];
+        client.write_all(b"ping").unwrap();
+        server.read_exact(&mut heard).unwrap();
+        server.write_all(b"pong").unwrap();
+        client.read_exact(&mut heard).unwrap();
+        assert_eq!(&heard, b"pong", "{program}");
+    }
 }
