@@ -24,6 +24,7 @@
 
 mod bundle;
 mod claim;
+mod explain;
 mod finding;
 mod group;
 mod health;
@@ -39,6 +40,10 @@ mod table_text;
 mod tables;
 
 pub use claim::{Claim, FrontendKind, Place};
+pub use explain::{
+    Client, Destination, Examined, ExplainError, Explanation, OtherProxy, Outcome, Path, PolicyBy,
+    SourceSeen,
+};
 pub use finding::Finding;
 pub use group::MAX_MEMBERS;
 pub use health::HealthCheck;
@@ -50,7 +55,7 @@ pub use input::{
 };
 pub use proxy::{Batch, BatchError, Frontend, Proxy};
 pub use recover::{Adopted, RecoverServicesError};
-pub use select::{Backend, Candidate, Selection, select};
+pub use select::{Backend, Candidate, LeftOut, Selection, judged, select};
 pub use stale::StaleConnections;
 pub use table_text::{SERVICES_TABLE, host_table};
 pub use tables::{CT_MARK_SERVICE, CT_ZONE_SNAT, VIRTUAL_V4, VIRTUAL_V6, Virtual, virtual_address};

@@ -185,6 +185,12 @@ impl Claims {
         concerned
     }
 
+    /// Every Service that makes a claim, the one it leads to first.
+    pub(super) fn holders(&self, claim: &Claim) -> impl Iterator<Item = &ServiceName> {
+        let holders = self.claims.get(claim).into_iter().flatten();
+        holders.map(|(_, name)| name)
+    }
+
     /// Which Service a claim leads to.
     pub(super) fn winner(&self, claim: &Claim) -> Option<&ServiceName> {
         let (_, name) = self.claims.get(claim)?.first()?;

@@ -2,7 +2,7 @@
 //!
 //! A change concerns one Service; the index says which.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -174,6 +174,27 @@ impl Index {
             }
         }
         Some(Resolved { service, ports })
+    }
+
+    /// Everything that slices say of one port of a Service in one family: endpoints to select among, and
+    /// those that are none of it, sorted, with whether they are on this node.
+    pub(super) fn told(
+        &self,
+        name: &ServiceName,
+        port: &ServicePort,
+        family: IpFamily,
+    ) -> (Vec<Candidate>, BTreeMap<IpAddr, bool>) {
+        let Some(entry) = self.services.get(name) else {
+            return Default::default();
+        };
+        let candidates = entry.candidates(port, family);
+        let known: BTreeSet<IpAddr> = candidates.iter().map(|known| known.address).collect();
+        let endpoints = entry.slices.values().flat_map(|slice| &slice.endpoints);
+        let others = endpoints
+            .filter(|endpoint| !known.contains(&endpoint.address))
+            .map(|endpoint| (endpoint.address, endpoint.has(LOCAL)));
+        let others = others.collect();
+        (candidates, others)
     }
 
     fn take_slice(&mut self, key: &str) -> Option<ServiceName> {

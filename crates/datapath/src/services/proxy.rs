@@ -14,7 +14,7 @@ use super::index::{Index, ResolvedPort};
 use super::input::{
     EndpointSlice, NodeView, Options, Protocol, ProxyMode, Service, ServiceName, TrafficPolicy,
 };
-use super::render::{Context, Rendered, render_service};
+use super::render::{Context, Rendered, family_of, policy_at, render_service};
 use super::select::Backend;
 use super::stale::{StaleConnections, UdpPort, stale};
 use crate::cookie::Kind;
@@ -258,16 +258,10 @@ impl Proxy {
         let service = &*resolved.service;
         let mut frontends = Vec::new();
         for wanted in wanted(service, &self.node, self.options.mode) {
-            let policy = match wanted.kind {
-                FrontendKind::ClusterIp => service.internal_policy,
-                _ => service.external_policy,
-            };
+            let policy = policy_at(service, wanted.kind);
             let of_family = |port: &&ResolvedPort| {
-                let family = match wanted.claim.place {
-                    super::claim::Place::Address(address) => address.into(),
-                    super::claim::Place::Node(family) => family,
-                };
-                port.family == family && service.ports.get(wanted.port) == Some(&port.port)
+                port.family == family_of(wanted.claim.place)
+                    && service.ports.get(wanted.port) == Some(&port.port)
             };
             let selection = resolved
                 .ports

@@ -212,10 +212,7 @@ impl Renderer<'_> {
     }
 
     fn policy(&self, wanted: &Wanted) -> TrafficPolicy {
-        match wanted.kind {
-            FrontendKind::ClusterIp => self.service.internal_policy,
-            _ => self.service.external_policy,
-        }
+        policy_at(self.service, wanted.kind)
     }
 
     fn cookie(&self, kind: Kind) -> CookieParts {
@@ -269,12 +266,7 @@ impl Renderer<'_> {
         };
         let (protocol, number) = (port.port.protocol.name(), port.port.port);
         let key = format!("{}/{protocol}/{number}/{family}/{policy}", self.out.key);
-        let affinity = self.service.affinity_seconds.map(|seconds| {
-            // 0 would mean for ever; the API allows 1 and more.
-            u16::try_from(seconds)
-                .unwrap_or(MAX_AFFINITY_SECONDS)
-                .max(1)
-        });
+        let affinity = affinity_seconds(self.service);
         let choice = match affinity {
             Some(_) => Choice::Remember,
             None => Choice::Translate,
@@ -427,6 +419,24 @@ impl Renderer<'_> {
     }
 }
 
+/// The policy that a Service asks for at one kind of address.
+pub(super) const fn policy_at(service: &Service, kind: FrontendKind) -> TrafficPolicy {
+    match kind {
+        FrontendKind::ClusterIp => service.internal_policy,
+        FrontendKind::NodePort | FrontendKind::LoadBalancer | FrontendKind::ExternalIp => {
+            service.external_policy
+        }
+    }
+}
+
+/// How long a client stays with its endpoint, as the switch can.
+pub(super) fn affinity_seconds(service: &Service) -> Option<u16> {
+    let seconds = service.affinity_seconds?;
+    // 0 would mean for ever; the API allows 1 and more.
+    let seconds = u16::try_from(seconds).unwrap_or(MAX_AFFINITY_SECONDS);
+    Some(seconds.max(1))
+}
+
 /// Source ranges of an address's family, sorted, each once.
 pub(super) fn ranges(service: &Service, family_of: IpAddr) -> Vec<IpNet> {
     let family = service.source_ranges.iter().map(IpNet::trunc);
@@ -438,7 +448,7 @@ pub(super) fn ranges(service: &Service, family_of: IpAddr) -> Vec<IpNet> {
     ranges
 }
 
-fn family_of(place: Place) -> IpFamily {
+pub(super) fn family_of(place: Place) -> IpFamily {
     match place {
         Place::Address(address) => address.into(),
         Place::Node(family) => family,
@@ -446,7 +456,7 @@ fn family_of(place: Place) -> IpFamily {
 }
 
 /// Where the switch sees packets to a frontend go.
-fn switch_address(wanted: &Wanted, policy: TrafficPolicy) -> (IpAddr, u16) {
+pub(super) fn switch_address(wanted: &Wanted, policy: TrafficPolicy) -> (IpAddr, u16) {
     let address = match (wanted.claim.place, policy) {
         (Place::Address(address), _) => address,
         (Place::Node(family), TrafficPolicy::Cluster) => virtual_address(Virtual::NodePort, family),

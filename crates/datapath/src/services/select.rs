@@ -6,7 +6,7 @@
 
 use std::net::IpAddr;
 
-use super::input::Conditions;
+use super::input::{Conditions, TrafficPolicy};
 
 /// An endpoint of one port, before selection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,33 +72,123 @@ impl Candidate {
 /// Policy `Cluster` takes ready endpoints that the hints allow, and without any ready endpoint those
 /// that are terminating and serving. Policy `Local` does the same with the endpoints of this node and
 /// knows no hints. Of two candidates with one address and port the more useful one counts.
-pub fn select(mut candidates: Vec<Candidate>) -> Selection {
+pub fn select(candidates: Vec<Candidate>) -> Selection {
+    let candidates = distinct(candidates);
+    let facts = Facts::of(&candidates);
+    let pick = |wanted: &dyn Fn(&Candidate) -> bool| -> Vec<Backend> {
+        let wanted = candidates.iter().filter(|candidate| wanted(candidate));
+        wanted.map(Candidate::backend).collect()
+    };
+    let of = |policy| pick(&|candidate| facts.judge(policy, candidate).is_ok());
+    Selection {
+        cluster: of(TrafficPolicy::Cluster),
+        local: of(TrafficPolicy::Local),
+        serving: pick(&|candidate| candidate.conditions.ready || candidate.conditions.serving),
+        local_ready: facts.local_ready,
+    }
+}
+
+/// Every candidate, sorted and once, with why it takes no traffic of clients that meet `policy`: those
+/// without a reason are exactly what [`select`] takes.
+pub fn judged(
+    candidates: Vec<Candidate>,
+    policy: TrafficPolicy,
+) -> Vec<(Candidate, Result<(), LeftOut>)> {
+    let candidates = distinct(candidates);
+    let facts = Facts::of(&candidates);
+    let candidates = candidates.into_iter();
+    candidates
+        .map(|candidate| (candidate, facts.judge(policy, &candidate)))
+        .collect()
+}
+
+/// Why an endpoint takes no traffic. `Display` is a sentence without its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, thiserror::Error)]
+pub enum LeftOut {
+    /// Neither ready nor a last resort.
+    #[error("not ready")]
+    NotReady,
+    /// A last resort that is not needed.
+    #[error("terminating, and ready endpoints exist")]
+    Terminating,
+    /// Its hints name other nodes.
+    #[error("its hints are for clients of other nodes")]
+    HintedToOtherNode,
+    /// Its hints name other zones.
+    #[error("its hints are for clients of other zones")]
+    HintedToOtherZone,
+    /// Policy `Local`.
+    #[error("not on this node, and policy Local counts")]
+    NotOnThisNode,
+    /// Of the other IP family: it never was a candidate.
+    #[error("of the other IP family")]
+    OtherFamily,
+    /// Its slice has no port of that name and protocol: it never was a candidate.
+    #[error("its EndpointSlice has no port of that name and protocol")]
+    NoSuchPort,
+}
+
+impl LeftOut {
+    /// A name for programs.
+    pub const fn reason(self) -> &'static str {
+        match self {
+            Self::NotReady => "NotReady",
+            Self::Terminating => "Terminating",
+            Self::HintedToOtherNode => "HintedToOtherNode",
+            Self::HintedToOtherZone => "HintedToOtherZone",
+            Self::NotOnThisNode => "NotOnThisNode",
+            Self::OtherFamily => "OtherFamily",
+            Self::NoSuchPort => "NoSuchPort",
+        }
+    }
+}
+
+/// Sorted, and of one address and port the most useful one.
+fn distinct(mut candidates: Vec<Candidate>) -> Vec<Candidate> {
     candidates.sort_by(|a, b| {
         let key = |candidate: &Candidate| (candidate.address, candidate.port);
         (key(a), std::cmp::Reverse(a.worth())).cmp(&(key(b), std::cmp::Reverse(b.worth())))
     });
     candidates.dedup_by_key(|candidate| (candidate.address, candidate.port));
-    let hints = Hints::of(&candidates);
-    let pick = |wanted: &dyn Fn(&Candidate) -> bool| -> Vec<Backend> {
-        let wanted = candidates.iter().filter(|candidate| wanted(candidate));
-        wanted.map(Candidate::backend).collect()
-    };
-    let or_draining = |ready: Vec<Backend>, draining: &dyn Fn(&Candidate) -> bool| {
-        if ready.is_empty() {
-            pick(draining)
-        } else {
-            ready
+    candidates
+}
+
+/// What of all candidates decides about each.
+#[derive(Debug, Clone, Copy)]
+struct Facts {
+    hints: Hints,
+    any_ready: bool,
+    local_ready: usize,
+}
+
+impl Facts {
+    fn of(candidates: &[Candidate]) -> Self {
+        let ready = |candidate: &&Candidate| candidate.conditions.ready;
+        let local = |candidate: &&Candidate| candidate.local;
+        Self {
+            hints: Hints::of(candidates),
+            any_ready: candidates.iter().any(|candidate| ready(&candidate)),
+            local_ready: candidates.iter().filter(ready).filter(local).count(),
         }
-    };
-    let ready = pick(&|candidate| candidate.conditions.ready && hints.allow(candidate));
-    let local_ready = pick(&|candidate| candidate.conditions.ready && candidate.local);
-    Selection {
-        local_ready: local_ready.len(),
-        cluster: or_draining(ready, &Candidate::draining),
-        local: or_draining(local_ready, &|candidate| {
-            candidate.draining() && candidate.local
-        }),
-        serving: pick(&|candidate| candidate.conditions.ready || candidate.conditions.serving),
+    }
+
+    /// Whether a candidate takes traffic of clients that meet `policy`.
+    const fn judge(self, policy: TrafficPolicy, candidate: &Candidate) -> Result<(), LeftOut> {
+        let others_ready = match policy {
+            TrafficPolicy::Cluster => self.any_ready,
+            TrafficPolicy::Local if !candidate.local => return Err(LeftOut::NotOnThisNode),
+            TrafficPolicy::Local => self.local_ready > 0,
+        };
+        match (candidate.conditions.ready, candidate.draining()) {
+            (true, _) => match policy {
+                // Where hints count, one of the ready endpoints is for here.
+                TrafficPolicy::Cluster => self.hints.allow(candidate),
+                TrafficPolicy::Local => Ok(()),
+            },
+            (false, true) if others_ready => Err(LeftOut::Terminating),
+            (false, true) => Ok(()),
+            (false, false) => Err(LeftOut::NotReady),
+        }
     }
 }
 
@@ -132,11 +222,13 @@ impl Hints {
         }
     }
 
-    const fn allow(self, candidate: &Candidate) -> bool {
-        match self {
-            Self::Node => matches!(candidate.for_node, Some(true)),
-            Self::Zone => matches!(candidate.for_zone, Some(true)),
-            Self::Ignored => true,
+    const fn allow(self, candidate: &Candidate) -> Result<(), LeftOut> {
+        match (self, candidate.for_node, candidate.for_zone) {
+            (Self::Node, Some(true), _) | (Self::Zone, _, Some(true)) | (Self::Ignored, ..) => {
+                Ok(())
+            }
+            (Self::Node, ..) => Err(LeftOut::HintedToOtherNode),
+            (Self::Zone, ..) => Err(LeftOut::HintedToOtherZone),
         }
     }
 }
