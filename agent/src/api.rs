@@ -24,6 +24,8 @@ use tracing::{error, info};
 
 use crate::ipam::PodRef;
 use crate::node::Node;
+use crate::services::explain::{Refusal, Surroundings};
+use crate::services::view::Query as ServiceQuery;
 
 /// How long an answer of the programmer may take.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -37,6 +39,7 @@ pub fn routes(node: Arc<Node>) -> Router {
         .route("/v1/records", get(records))
         .route("/v1/flows", get(flows))
         .route("/v1/services", get(services))
+        .route("/v1/services/explain", get(explain))
         .route("/v1/config", get(config))
         .with_state(node)
 }
@@ -175,15 +178,74 @@ async fn services(State(node): State<Arc<Node>>, Query(asked): Query<Asked>) -> 
         }
     };
     let (reply, answer) = oneshot::channel();
-    let query = crate::services::view::Query { service, reply };
+    match answered(&node, ServiceQuery::Services { service, reply }, answer).await {
+        Ok(answer) => Json(answer).into_response(),
+        Err(response) => response,
+    }
+}
+
+/// What becomes of a packet to a Service, and why.
+async fn explain(
+    State(node): State<Arc<Node>>,
+    Query(asked): Query<crate::services::explain::Asked>,
+) -> Response {
+    let question = match asked.question(surroundings(&node)) {
+        Ok(question) => Box::new(question),
+        Err(refusal) => return refused(&refusal),
+    };
+    let (reply, answer) = oneshot::channel();
+    match answered(&node, ServiceQuery::Explain { question, reply }, answer).await {
+        Ok(Ok(answer)) => Json(answer).into_response(),
+        Ok(Err(refusal)) => refused(&refusal),
+        Err(response) => response,
+    }
+}
+
+fn refused(refusal: &Refusal) -> Response {
+    let status = match refusal {
+        Refusal::NoPlan => StatusCode::SERVICE_UNAVAILABLE,
+        Refusal::Unknown(_) => StatusCode::NOT_FOUND,
+        _ => StatusCode::BAD_REQUEST,
+    };
+    (status, format!("{refusal}\n")).into_response()
+}
+
+/// What this node knows of addresses.
+fn surroundings(node: &Node) -> Surroundings {
+    let mut known = Surroundings::default();
+    if let Some(plan) = node.plan.borrow().as_deref() {
+        known.own.extend(plan.gateway.addresses.iter());
+        known.own.extend(plan.transport.endpoints.iter());
+        known.peers.extend(plan.peers.iter().map(|(name, peer)| {
+            let of_peer = (peer.pod_cidrs.clone(), peer.endpoints.iter().collect());
+            (name.clone(), of_peer)
+        }));
+    }
+    for attachment in node.attachments.attachments().values() {
+        let (namespace, name) = (&attachment.pod.namespace, &attachment.pod.name);
+        let pod = format!("{namespace}/{name}");
+        let addresses = attachment.addresses.iter();
+        known
+            .pods
+            .extend(addresses.map(|address| (*address, pod.clone())));
+    }
+    known
+}
+
+/// Asks the programmer.
+async fn answered<T>(
+    node: &Node,
+    query: ServiceQuery,
+    answer: oneshot::Receiver<T>,
+) -> Result<T, Response> {
     // With no room for it, the question is dropped and its answer with it.
     let _ = node.service_queries.try_send(query);
     // The programmer may be busy with a switch that does not answer.
     if let Ok(Ok(answer)) = tokio::time::timeout(PATIENCE, answer).await {
-        return Json(answer).into_response();
+        return Ok(answer);
     }
     let text = "the programmer does not answer now\n";
-    (StatusCode::SERVICE_UNAVAILABLE, text).into_response()
+    Err((StatusCode::SERVICE_UNAVAILABLE, text).into_response())
 }
 
 async fn config(State(node): State<Arc<Node>>) -> Response {

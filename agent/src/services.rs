@@ -13,6 +13,7 @@
 //! nothing.
 
 pub(crate) mod driver;
+pub mod explain;
 pub mod feed;
 pub mod health;
 pub(crate) mod host;

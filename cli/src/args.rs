@@ -3,7 +3,7 @@
 use clap::{Parser, Subcommand};
 
 use crate::connect::ConnectArgs;
-use crate::{check, exit, get, inspect, status, uninstall, version};
+use crate::{check, exit, explain, get, inspect, status, uninstall, version};
 
 /// Ask a Carrick network how it is, test it, take it away.
 #[derive(Debug, Parser)]
@@ -51,6 +51,13 @@ pub enum Command {
     /// `carrickctl get services --node worker-1`, and
     /// `carrickctl get services --node worker-1 kube-system/kube-dns` with backends.
     Get(get::Args),
+    /// Explain where a packet to a Service goes on a node, and why.
+    ///
+    /// Which Service it meets, what translates it, which traffic policy counts, which endpoints may get
+    /// it and why each other one may not, and the source address they see. The node's agent is asked,
+    /// as with inspect; it sends no packet.
+    #[command(after_help = explain::EXAMPLES)]
+    Explain(explain::Args),
     /// Show what one node's agent holds, asked of the agent itself.
     ///
     /// Through a port-forward to the agent's pod (create on pods/portforward is needed).

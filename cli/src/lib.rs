@@ -6,7 +6,7 @@
 //! args       parse      the command line as a value
 //! connect    resolve    kubeconfig and flags -> a client
 //! snapshot   read       everything `status` looks at, at one time
-//! status, check, get, inspect, uninstall, version      run, each with pure parts that judge and render
+//! status, check, get, explain, inspect, uninstall, version      run, each with pure parts that judge and render
 //! table, view, output   render: data on standard output, talk on standard error
 //! exit       the exit codes
 //! probe      the two ends of `check` inside pods: `carrick probe serve|connect`
@@ -27,6 +27,7 @@ pub mod args;
 pub mod check;
 pub mod connect;
 pub mod exit;
+pub mod explain;
 pub mod get;
 pub mod inspect;
 pub mod nodeapi;

@@ -11,7 +11,7 @@ use crate::connect::{Cluster, advice, as_kube};
 use crate::exit::Exit;
 use crate::output::{self, OutputError, say};
 use crate::table::clean;
-use crate::{check, get, inspect, status, uninstall, version};
+use crate::{check, explain, get, inspect, status, uninstall, version};
 
 /// Parses, runs, tells errors. The caller has installed a TLS provider.
 pub async fn run(arguments: impl IntoIterator<Item = OsString>) -> Exit {
@@ -44,6 +44,7 @@ async fn command(cli: &Cli) -> anyhow::Result<Exit> {
         Command::Status(args) => status::run(&cluster().await?, args).await,
         Command::Check(args) => check::run(&cluster().await?, args).await,
         Command::Get(args) => get::run(&cluster().await?, args).await,
+        Command::Explain(args) => explain::run(&cluster().await?, args).await,
         Command::Inspect(args) => inspect::inspect(&cluster().await?, args).await,
         Command::Flows(args) => inspect::flows(&cluster().await?, args).await,
         Command::Uninstall(args) => uninstall::run(&cluster().await?, args).await,

@@ -22,6 +22,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
+use super::explain::{Refusal, Wrong, explain};
 use super::feed::Feed;
 use super::host::ServiceHost;
 use super::kept::Lines;
@@ -304,11 +305,32 @@ impl ServiceDriver {
     }
 
     fn answer(&self, query: Query) {
-        let asked = query.service.as_ref();
         let proxy = self.proxy.as_ref();
-        let answer = proxy.map(|proxy| answer(proxy, self.feed.is_whole(), asked));
+        let listed = self.feed.is_whole();
         // Who asked may have gone.
-        let _ = query.reply.send(answer.unwrap_or_default());
+        match query {
+            Query::Services { service, reply } => {
+                let answer = proxy.map(|proxy| answer(proxy, listed, service.as_ref()));
+                let _ = reply.send(answer.unwrap_or_default());
+            }
+            Query::Explain { question, reply } => {
+                let problems = [self.error.as_deref(), self.host.error()];
+                let problems = problems.into_iter().flatten().map(str::to_owned).collect();
+                let kept_off = |address| self.host.keeps_off(address);
+                let answer = proxy.ok_or(Refusal::NoPlan);
+                let _ = reply.send(answer.and_then(|proxy| {
+                    explain(
+                        proxy,
+                        listed,
+                        &question,
+                        Wrong {
+                            problems,
+                            kept_off: &kept_off,
+                        },
+                    )
+                }));
+            }
+        }
     }
 
     /// Whether everything is known that the switch is to hold.

@@ -170,6 +170,12 @@ impl ServiceHost {
         })
     }
 
+    /// Whether an address is never led to the switch: the API server or another node has it.
+    pub(crate) fn keeps_off(&self, address: IpAddr) -> bool {
+        let target = self.target.as_ref();
+        target.is_some_and(|target| target.kept.contains(&address))
+    }
+
     /// Takes everything of ours off the host: in the modes that serve none of its clients.
     pub(crate) async fn leave(&mut self) {
         if self.left || self.retry.is_some_and(|retry| Instant::now() < retry) {

@@ -9,16 +9,28 @@ use carrick_datapath::services::{
 use serde::Serialize;
 use tokio::sync::oneshot;
 
+use super::explain::{Explained, Question, Refusal};
+
 /// Questions that may wait for the programmer.
 pub const QUERIES: usize = 16;
 
 /// A question of the read API.
 #[derive(Debug)]
-pub struct Query {
-    /// One Service with its backends; all, with how many backends each has, without a name.
-    pub service: Option<ServiceName>,
-    /// The answer.
-    pub reply: oneshot::Sender<Answer>,
+pub enum Query {
+    /// What is served.
+    Services {
+        /// One Service with its backends; all, with how many backends each has, without a name.
+        service: Option<ServiceName>,
+        /// The answer.
+        reply: oneshot::Sender<Answer>,
+    },
+    /// What becomes of a packet.
+    Explain {
+        /// Which packet.
+        question: Box<Question>,
+        /// The answer.
+        reply: oneshot::Sender<Result<Explained, Refusal>>,
+    },
 }
 
 /// Services of this node.
@@ -96,28 +108,40 @@ pub(crate) fn answer(proxy: &Proxy, listed: bool, asked: Option<&ServiceName>) -
 fn frontend(found: &Frontend, with_backends: bool) -> FrontendView {
     let backends = found.backends.iter().filter(|_| with_backends);
     FrontendView {
-        kind: match found.kind {
-            FrontendKind::ClusterIp => "ClusterIP",
-            FrontendKind::NodePort => "NodePort",
-            FrontendKind::LoadBalancer => "LoadBalancer",
-            FrontendKind::ExternalIp => "ExternalIP",
-        },
-        address: match found.claim.place {
-            Place::Address(address) => address.to_string(),
-            Place::Node(IpFamily::V4) => "IPv4".to_owned(),
-            Place::Node(IpFamily::V6) => "IPv6".to_owned(),
-        },
+        kind: kind_name(found.kind),
+        address: place_name(found.claim.place),
         protocol: found.claim.protocol.name(),
         port: found.claim.port,
-        policy: match found.policy {
-            TrafficPolicy::Cluster => "Cluster",
-            TrafficPolicy::Local => "Local",
-        },
+        policy: policy_name(found.policy),
         backend_count: found.backends.len(),
         backends: backends
             .map(|backend| std::net::SocketAddr::new(backend.address, backend.port).to_string())
             .collect(),
         claimed_by: found.claimed_by.as_ref().map(ToString::to_string),
+    }
+}
+
+pub(super) const fn kind_name(kind: FrontendKind) -> &'static str {
+    match kind {
+        FrontendKind::ClusterIp => "ClusterIP",
+        FrontendKind::NodePort => "NodePort",
+        FrontendKind::LoadBalancer => "LoadBalancer",
+        FrontendKind::ExternalIp => "ExternalIP",
+    }
+}
+
+pub(super) fn place_name(place: Place) -> String {
+    match place {
+        Place::Address(address) => address.to_string(),
+        Place::Node(IpFamily::V4) => "IPv4".to_owned(),
+        Place::Node(IpFamily::V6) => "IPv6".to_owned(),
+    }
+}
+
+pub(super) const fn policy_name(policy: TrafficPolicy) -> &'static str {
+    match policy {
+        TrafficPolicy::Cluster => "Cluster",
+        TrafficPolicy::Local => "Local",
     }
 }
 
