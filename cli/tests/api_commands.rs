@@ -242,6 +242,19 @@ fn status_get_version_and_uninstall_by_exit_code() {
         "{err}"
     );
 
+    let (_, err) = bench.run(&["explain", "--node", "n1", "10.96.0.10:53/udp"], 1);
+    assert!(
+        err.contains("no pod of carrick-agent runs on node n1"),
+        "{err}"
+    );
+    let (_, err) = bench.run(&["explain", "--node", "n1", "10.96.0.10:53/icmp"], 1);
+    assert!(
+        err.contains("<DESTINATION>") && err.contains("the protocol tcp, udp or sctp"),
+        "{err}"
+    );
+    let (out, _) = bench.run(&["explain", "--help"], 0);
+    assert!(out.contains("kube-system/kube-dns:dns"), "{out}");
+
     // Nobody confirms: nothing happens. With --yes it goes, and with nobody to hold it at once.
     let (_, err) = bench.run(&["uninstall"], 1);
     assert!(err.contains("say --yes"), "{err}");
