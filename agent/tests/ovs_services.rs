@@ -143,6 +143,44 @@ async fn pods_reach_cluster_ips_and_restarts_change_nothing() {
         frontends.iter().any(|f| f["backends"] == json!([expected])),
         "{web}"
     );
+    let explain = |query: &str| {
+        let (status, body) = bed
+            .node
+            .api(&format!("/v1/services/explain?{query}"))
+            .unwrap();
+        let answer: serde_json::Value = serde_json::from_str(&body).unwrap_or_default();
+        (status, body, answer)
+    };
+    let (status, body, answer) = explain("service=default/web&from=pod");
+    let explained = &answer["explanations"][0];
+    assert_eq!(status, 200, "{body}");
+    assert_eq!(explained["outcome"]["reason"], "Answered", "{body}");
+    assert_eq!(explained["endpoints"][0]["address"], one[0], "{body}");
+    for (query, code, says) in [
+        ("address=10.96.0.7", 400, "port is a number"),
+        (
+            "address=fd00%3A%3A1&port=80&from=nobody",
+            400,
+            "from is pod",
+        ),
+        ("service=default/web&node=a", 400, "unknown field"),
+        (
+            "service=default/web&service=default/web",
+            400,
+            "duplicate field",
+        ),
+        (
+            "service=default/nothing",
+            404,
+            "knows no Service default/nothing",
+        ),
+    ] {
+        let (status, body, _) = explain(query);
+        assert!(
+            status == code && body.contains(says),
+            "{query}: {status} {body}"
+        );
+    }
 
     // An endpoint goes and another comes: the same flows, another group.
     let flows = bed.node.flows();

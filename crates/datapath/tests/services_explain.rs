@@ -4,6 +4,9 @@
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
+    clippy::print_stderr,
+    clippy::items_after_statements,
+    clippy::format_push_string,
     reason = "tests say what they expect"
 )]
 

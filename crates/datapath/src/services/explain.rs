@@ -470,10 +470,12 @@ impl Proxy {
         };
         let of_family = |net: &IpNet| net.addr().is_ipv4() == address.is_ipv4();
         let sources: Vec<IpNet> = match (client, wanted.own) {
-            (Client::Pod(Some(own)) | Client::Outside(Some(own)), _) => vec![own.into()],
-            (Client::Pod(None), _) => self.node.pod_cidrs.clone(),
             // To one of its own addresses a host sends from that one, else from its gateway.
-            (Client::Host, Some(own)) => vec![own.into()],
+            (Client::Pod(Some(own)) | Client::Outside(Some(own)), _)
+            | (Client::Host, Some(own)) => {
+                vec![own.into()]
+            }
+            (Client::Pod(None), _) => self.node.pod_cidrs.clone(),
             (Client::Host, None) => self.node.gateway.iter().map(IpNet::from).collect(),
             (Client::Outside(None), _) => return None,
         };
