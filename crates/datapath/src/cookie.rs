@@ -20,17 +20,23 @@ pub enum Kind {
     Affinity = 0x05,
     /// A group of a Service. No flow has a cookie of this kind: groups have numbers.
     ServiceGroup = 0x06,
+    /// A rule of a network policy, or what isolates the pods it is for.
+    PolicyRule = 0x07,
+    /// Flows that rules share. Object id 0.
+    PolicyClause = 0x08,
 }
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 8] = [
         Self::Pipeline,
         Self::Peer,
         Self::Pod,
         Self::Service,
         Self::Affinity,
         Self::ServiceGroup,
+        Self::PolicyRule,
+        Self::PolicyClause,
     ];
 
     /// The kind of a cookie's highest byte, if it is one of ours.
@@ -61,6 +67,8 @@ impl Kind {
             Self::Service => "service",
             Self::Affinity => "affinity",
             Self::ServiceGroup => "service-group",
+            Self::PolicyRule => "policy-rule",
+            Self::PolicyClause => "policy-clause",
         }
     }
 }

@@ -27,6 +27,7 @@ mod host;
 mod ledger;
 mod mtu;
 mod pipeline;
+pub mod policy;
 mod render;
 pub mod services;
 mod state;

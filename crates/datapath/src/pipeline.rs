@@ -200,13 +200,22 @@ fn conntrack(stage: &mut Stage<'_>, state: &NodeState) {
             .actions(format!("set_field:{ESTABLISHED}->reg0,{to}")),
     );
     stage.miss(Table::CtState, goto(Table::EgressPolicy));
-    stage.miss(Table::EgressPolicy, goto(Table::EgressDefault));
+    stage.miss(Table::EgressPolicy, goto(Table::EgressNetworkPolicy));
+    stage.miss(Table::EgressNetworkPolicy, goto(Table::EgressDefault));
     stage.miss(Table::EgressDefault, goto(Table::Routing));
 
     let established = stage.flow(Table::IngressEstablished, 210, Proto::Any);
     stage.add(established.on("reg0", ESTABLISHED).goto(Table::Hairpin));
     stage.miss(Table::IngressEstablished, goto(Table::IngressPolicy));
-    stage.miss(Table::IngressPolicy, goto(Table::Commit));
+    // A node may always speak to its pods: the kubelet probes them.
+    for own in state.gateway.addresses.iter() {
+        let node = stage.flow(Table::IngressPolicy, 65_100, Proto::of(&own));
+        let node = node.on("reg0", format!("{:#x}/0xf", Source::Gateway as u8));
+        stage.add(node.src(own).goto(Table::Commit));
+    }
+    stage.miss(Table::IngressPolicy, goto(Table::IngressNetworkPolicy));
+    stage.miss(Table::IngressNetworkPolicy, goto(Table::IngressDefault));
+    stage.miss(Table::IngressDefault, goto(Table::Commit));
 
     for proto in [Proto::Ip, Proto::Ipv6] {
         let new = stage

@@ -31,9 +31,11 @@ pub enum Table {
     ServiceLearn = 28,
     /// Services with affinity: translation to the chosen endpoint.
     ServiceEndpoint = 29,
-    /// Policy of the sending pod.
+    /// Policy of the sending pod that nothing overrides.
     EgressPolicy = 30,
-    /// What applies to a sending pod that no rule of [`Table::EgressPolicy`] decided.
+    /// NetworkPolicies of the sending pod.
+    EgressNetworkPolicy = 32,
+    /// What applies to a sending pod that no rule before decided.
     EgressDefault = 34,
     /// The output port and both MAC addresses, by destination address.
     Routing = 50,
@@ -41,8 +43,12 @@ pub enum Table {
     Ttl = 54,
     /// Established connections go past the policy of the receiving pod.
     IngressEstablished = 60,
-    /// Policy of the receiving pod.
+    /// Policy of the receiving pod that nothing overrides.
     IngressPolicy = 64,
+    /// NetworkPolicies of the receiving pod.
+    IngressNetworkPolicy = 66,
+    /// What applies to a receiving pod that no rule before decided.
+    IngressDefault = 68,
     /// New connections are committed with the mark that lets them pass next time.
     Commit = 70,
     /// What goes back to where it came from, as an endpoint's own connection to its Service, gets
@@ -54,7 +60,7 @@ pub enum Table {
 
 impl Table {
     /// Every table, in the order of its number.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 24] = [
         Self::Classifier,
         Self::SpoofGuard,
         Self::ArpNd,
@@ -68,11 +74,14 @@ impl Table {
         Self::ServiceLearn,
         Self::ServiceEndpoint,
         Self::EgressPolicy,
+        Self::EgressNetworkPolicy,
         Self::EgressDefault,
         Self::Routing,
         Self::Ttl,
         Self::IngressEstablished,
         Self::IngressPolicy,
+        Self::IngressNetworkPolicy,
+        Self::IngressDefault,
         Self::Commit,
         Self::Hairpin,
         Self::Output,
@@ -104,11 +113,14 @@ impl Table {
             Self::ServiceLearn => "service-learn",
             Self::ServiceEndpoint => "service-endpoint",
             Self::EgressPolicy => "egress-policy",
+            Self::EgressNetworkPolicy => "egress-network-policy",
             Self::EgressDefault => "egress-default",
             Self::Routing => "routing",
             Self::Ttl => "ttl",
             Self::IngressEstablished => "ingress-established",
             Self::IngressPolicy => "ingress-policy",
+            Self::IngressNetworkPolicy => "ingress-network-policy",
+            Self::IngressDefault => "ingress-default",
             Self::Commit => "commit",
             Self::Hairpin => "hairpin",
             Self::Output => "output",
@@ -126,7 +138,8 @@ mod tests {
         assert_eq!(
             numbers,
             [
-                0, 10, 12, 20, 21, 22, 24, 25, 26, 27, 28, 29, 30, 34, 50, 54, 60, 64, 70, 76, 80
+                0, 10, 12, 20, 21, 22, 24, 25, 26, 27, 28, 29, 30, 32, 34, 50, 54, 60, 64, 66, 68,
+                70, 76, 80
             ]
         );
     }

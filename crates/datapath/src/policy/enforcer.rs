@@ -1,0 +1,541 @@
+//! Policy of one node in the switch: what the controller says in, modifications of flows out.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+use carrick_openflow::{Action, Flow, FlowMod, Instructions, MatchError, Mod, TableId};
+use carrick_policy::{
+    Direction, EnforcedPolicy, GroupKey, GroupUpdate, Members, NodeState, NodeUpdate, PodRecord,
+    PolicyName, Tier,
+};
+
+use super::clause::Clause;
+use super::order::priorities;
+use super::part::{Connected, Effect, Part, ledger_key, outlines};
+use crate::cookie::{CookieParts, Kind};
+use crate::ledger::{IdLedger, LedgerError};
+use crate::table::Table;
+
+/// A flow of the switch by what makes it itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+struct Place {
+    table: Table,
+    priority: u16,
+    clause: Clause,
+}
+
+/// What a flow is there for. What decides comes first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Purpose {
+    Decide {
+        effect: Effect,
+        object: u32,
+    },
+    Clause {
+        conjunction: u32,
+        number: u8,
+        of: u8,
+    },
+}
+
+/// How often a flow is wanted for what: several members may have one address.
+type Purposes = BTreeMap<Purpose, u32>;
+
+/// All policy of one node, and what the switch was last told of it.
+#[derive(Debug, Default)]
+pub struct Enforcer {
+    state: NodeState,
+    connected: BTreeMap<Arc<str>, Connected>,
+    parts: BTreeMap<PolicyName, Vec<Part>>,
+    /// Policies by the group of pods they are for, and by the groups of peers they name.
+    subjects: HashMap<GroupKey, BTreeSet<PolicyName>>,
+    peers: HashMap<GroupKey, BTreeSet<PolicyName>>,
+    flows: HashMap<Place, Purposes>,
+    /// What flows were that may have changed since the switch was told.
+    told: BTreeMap<Place, Vec<Purpose>>,
+    /// Keys of the ledger whose flows go with the next changes.
+    freed: Vec<String>,
+}
+
+/// What the switch must be told.
+#[derive(Debug, Default)]
+pub struct PolicyChanges {
+    /// Flows added and changed, then flows removed: one bundle.
+    pub bundle: Vec<Mod>,
+    freed: Vec<String>,
+}
+
+impl PolicyChanges {
+    /// Gives back the ids of what is gone. Call once the bundle is acknowledged.
+    pub fn release(&self, ledger: &mut IdLedger) {
+        for key in &self.freed {
+            ledger.release(Kind::PolicyRule, key);
+        }
+    }
+}
+
+impl Enforcer {
+    /// What the controller said, as far as it was applied.
+    pub const fn state(&self) -> &NodeState {
+        &self.state
+    }
+
+    /// A pod of this node has a port; the same pod may come with another one.
+    pub fn connect(&mut self, uid: &Arc<str>, pod: Connected) {
+        self.with_pod(uid, |all| {
+            all.connected.insert(Arc::clone(uid), pod);
+        });
+    }
+
+    /// A pod has none any more.
+    pub fn disconnect(&mut self, uid: &Arc<str>) {
+        self.with_pod(uid, |all| {
+            all.connected.remove(uid);
+        });
+    }
+
+    /// Takes in what the controller says.
+    ///
+    /// # Errors
+    /// The ledger is full. Policies that have no id are not enforced; what is enforced is whole.
+    pub fn apply(&mut self, update: NodeUpdate, ledger: &mut IdLedger) -> Result<(), LedgerError> {
+        let NodeUpdate {
+            pods,
+            policies,
+            groups,
+        } = update;
+        for name in policies.keys() {
+            self.forget(name);
+        }
+        for (uid, record) in pods {
+            self.with_pod(&uid, |all| match record {
+                Some(record) => drop(all.state.pods.insert(Arc::clone(&uid), record)),
+                None => drop(all.state.pods.remove(&uid)),
+            });
+        }
+        for (key, update) in groups {
+            self.group(key, update);
+        }
+        if policies.is_empty() {
+            return Ok(());
+        }
+        let mut new = Vec::new();
+        for (name, policy) in policies {
+            if let Some(policy) = policy {
+                new.push(name.clone());
+                self.state.policies.insert(name, policy);
+            }
+        }
+        let order = self.order();
+        self.reorder(&order);
+        for name in new {
+            self.enter_policy(&name, &order, ledger)?;
+        }
+        Ok(())
+    }
+
+    /// What the switch must be told since this was asked for last.
+    ///
+    /// # Errors
+    /// A flow cannot be written.
+    pub fn changes(&mut self) -> Result<PolicyChanges, MatchError> {
+        let (mut flows, mut removed) = (Vec::new(), Vec::new());
+        for (place, before) in std::mem::take(&mut self.told) {
+            let now = self.flows.get(&place);
+            let unchanged = now.map_or(before.is_empty(), |now| shown(now.keys()).eq(&before));
+            if unchanged {
+                continue;
+            }
+            match now {
+                Some(now) => {
+                    let flow = place.flow(now.keys())?;
+                    let known = !before.is_empty() && cookie(before.iter()) == cookie(now.keys());
+                    let change = if known {
+                        FlowMod::modify_strict(flow)
+                    } else {
+                        FlowMod::add(flow)
+                    };
+                    flows.push(change.into());
+                }
+                None => removed.push(FlowMod::delete_strict(&place.flow(before.iter())?).into()),
+            }
+        }
+        flows.append(&mut removed);
+        Ok(PolicyChanges {
+            bundle: flows,
+            freed: std::mem::take(&mut self.freed),
+        })
+    }
+
+    /// Every flow, in the order of tables, priorities and matches.
+    ///
+    /// # Errors
+    /// A flow cannot be written.
+    pub fn flows(&self) -> Result<Vec<Flow>, MatchError> {
+        let sorted: BTreeMap<&Place, &Purposes> = self.flows.iter().collect();
+        let flows = sorted
+            .into_iter()
+            .map(|(place, purposes)| place.flow(purposes.keys()));
+        flows.collect()
+    }
+
+    /// Changes what is known of a pod, and what policies for it say.
+    fn with_pod(&mut self, uid: &Arc<str>, change: impl FnOnce(&mut Self)) {
+        self.pod_clauses(uid, Self::drop_one);
+        change(self);
+        self.pod_clauses(uid, Self::want);
+    }
+
+    fn pod_clauses(&mut self, uid: &Arc<str>, act: fn(&mut Self, Place, Purpose)) {
+        let Some((record, pod)) = self.pod(uid) else {
+            return;
+        };
+        let named = Arc::clone(&record.ports);
+        let policies: BTreeSet<PolicyName> = record
+            .groups
+            .iter()
+            .filter_map(|group| self.subjects.get(group))
+            .flatten()
+            .cloned()
+            .collect();
+        let mut all = Vec::new();
+        for part in policies.iter().filter_map(|name| self.parts.get(name)) {
+            for part in part {
+                part.each(|dimension| part.of_pod(dimension, pod, &named), &mut all);
+            }
+        }
+        for (place, purpose) in all {
+            act(self, place, purpose);
+        }
+    }
+
+    /// A pod that the controller knows and that is connected.
+    fn pod(&self, uid: &str) -> Option<(&PodRecord, Connected)> {
+        Some((self.state.pods.get(uid)?, *self.connected.get(uid)?))
+    }
+
+    fn group(&mut self, key: GroupKey, update: GroupUpdate) {
+        let empty = Members::new();
+        let old = self.state.groups.get(&key).unwrap_or(&empty);
+        let differs = |members: &Members, other: &Members| -> Members {
+            let differing = members
+                .iter()
+                .filter(|(member, ports)| other.get(*member) != Some(*ports));
+            differing
+                .map(|(member, ports)| (member.clone(), Arc::clone(ports)))
+                .collect()
+        };
+        let (removed, added) = match &update {
+            GroupUpdate::Whole(new) => (differs(old, new), differs(new, old)),
+            GroupUpdate::Gone => (old.clone(), Members::new()),
+            GroupUpdate::Difference { removed, added } => {
+                let gone = removed.iter().chain(added.keys());
+                let gone =
+                    gone.filter_map(|member| Some((member.clone(), old.get(member)?.clone())));
+                (gone.collect(), added.clone())
+            }
+        };
+        self.member_clauses(key, &removed, Self::drop_one);
+        self.member_clauses(key, &added, Self::want);
+        let mut change = NodeUpdate::default();
+        change.groups.insert(key, update);
+        self.state.apply(change);
+    }
+
+    fn member_clauses(
+        &mut self,
+        key: GroupKey,
+        members: &Members,
+        act: fn(&mut Self, Place, Purpose),
+    ) {
+        let mut all = Vec::new();
+        let policies = self.peers.get(&key).into_iter().flatten();
+        for parts in policies.filter_map(|name| self.parts.get(name)) {
+            for part in parts.iter().filter(|part| part.groups().contains(&key)) {
+                for ((_, address), named) in members {
+                    part.each(
+                        |dimension| part.of_member(dimension, *address, named),
+                        &mut all,
+                    );
+                }
+            }
+        }
+        for (place, purpose) in all {
+            act(self, place, purpose);
+        }
+    }
+
+    /// Takes a policy out.
+    fn forget(&mut self, name: &PolicyName) {
+        for part in self.parts.remove(name).unwrap_or_default() {
+            self.part_clauses(&part, Self::drop_one);
+            if let Some(set) = self.subjects.get_mut(&part.policy.applied_to) {
+                set.remove(name);
+            }
+            for group in part.groups() {
+                if let Some(set) = self.peers.get_mut(group) {
+                    set.remove(name);
+                }
+            }
+        }
+        self.subjects.retain(|_, set| !set.is_empty());
+        self.peers.retain(|_, set| !set.is_empty());
+        if let Some(policy) = self.state.policies.remove(name) {
+            let keys = outlines(&policy)
+                .into_iter()
+                .filter(super::part::Outline::counts);
+            let keys = keys.map(|outline| ledger_key(&policy, outline.direction, &outline.what));
+            self.freed.extend(keys);
+        }
+    }
+
+    fn enter_policy(
+        &mut self,
+        name: &PolicyName,
+        order: &Order,
+        ledger: &mut IdLedger,
+    ) -> Result<(), LedgerError> {
+        let Some(policy) = self.state.policies.get(name).cloned() else {
+            return Ok(());
+        };
+        let mut parts = Vec::new();
+        for outline in outlines(&policy) {
+            let mut object = 0;
+            if outline.counts() {
+                let key = ledger_key(&policy, outline.direction, &outline.what);
+                self.freed.retain(|freed| *freed != key);
+                object = ledger.id(Kind::PolicyRule, &key)?;
+            }
+            let in_order = outline
+                .rule
+                .and_then(|rule| order.get(&(name.clone(), rule)).copied());
+            parts.push(outline.part(&policy, object, in_order));
+        }
+        for part in &parts {
+            self.part_clauses(part, Self::want);
+            for group in part.groups() {
+                self.peers.entry(*group).or_default().insert(name.clone());
+            }
+        }
+        let subjects = self.subjects.entry(policy.applied_to).or_default();
+        subjects.insert(name.clone());
+        self.parts.insert(name.clone(), parts);
+        Ok(())
+    }
+
+    /// Everything a part has flows for.
+    fn part_clauses(&mut self, part: &Part, act: fn(&mut Self, Place, Purpose)) {
+        let mut all = Vec::new();
+        part.each(|dimension| part.fixed(dimension), &mut all);
+        for (uid, record) in &self.state.pods {
+            let is_for = record.groups.binary_search(&part.policy.applied_to).is_ok();
+            if let (true, Some(pod)) = (is_for, self.connected.get(uid)) {
+                part.each(
+                    |dimension| part.of_pod(dimension, *pod, &record.ports),
+                    &mut all,
+                );
+            }
+        }
+        for group in part.groups() {
+            for ((_, address), named) in self.state.groups.get(group).into_iter().flatten() {
+                part.each(
+                    |dimension| part.of_member(dimension, *address, named),
+                    &mut all,
+                );
+            }
+        }
+        if part.dimensions.len() > 1 {
+            all.push((
+                part.place(Clause::Conjunction(part.object)),
+                part.decision(),
+            ));
+        }
+        for (place, purpose) in all {
+            act(self, place, purpose);
+        }
+    }
+
+    /// Priorities of the rules of tiers that have an order.
+    fn order(&self) -> Order {
+        let mut order = Order::new();
+        for tier in [Tier::Admin, Tier::Baseline] {
+            let of_tier = self.state.policies.values();
+            let mut policies: Vec<&Arc<EnforcedPolicy>> =
+                of_tier.filter(|policy| policy.tier == tier).collect();
+            policies.sort_unstable_by_key(|policy| policy.rank());
+            for direction in [Direction::Egress, Direction::Ingress] {
+                let mut rules = Vec::new();
+                for policy in &policies {
+                    let own = policy.rules.iter().enumerate();
+                    let own = own.filter(|(_, rule)| rule.direction == direction);
+                    rules.extend(own.map(|(index, _)| (policy, index)));
+                }
+                let wanted: Vec<u16> = rules.iter().map(|(policy, _)| policy.priority).collect();
+                let given = priorities(&wanted);
+                let each = rules.into_iter().zip(given);
+                order.extend(
+                    each.map(|((policy, rule), given)| ((policy.name.clone(), rule), given)),
+                );
+            }
+        }
+        order
+    }
+
+    /// Moves rules whose priority changed.
+    fn reorder(&mut self, order: &Order) {
+        let moved = |part: &Part| {
+            let wanted = order.get(&(part.name().clone(), part.rule?))?;
+            (*wanted != part.priority).then_some(*wanted)
+        };
+        let parts = self.parts.values().flatten();
+        let moving: Vec<(Part, u16)> = parts
+            .filter_map(|part| Some((part.clone(), moved(part)?)))
+            .collect();
+        for (old, priority) in moving {
+            let new = Part {
+                priority,
+                ..old.clone()
+            };
+            self.part_clauses(&old, Self::drop_one);
+            self.part_clauses(&new, Self::want);
+            let parts = self.parts.get_mut(old.name()).into_iter().flatten();
+            for part in parts.filter(|part| **part == old) {
+                part.priority = priority;
+            }
+        }
+    }
+
+    fn note(&mut self, place: Place) {
+        let flows = &self.flows;
+        self.told.entry(place).or_insert_with(|| {
+            let now = flows.get(&place);
+            now.map_or_else(Vec::new, |now| shown(now.keys()).copied().collect())
+        });
+    }
+
+    fn want(&mut self, place: Place, purpose: Purpose) {
+        self.note(place);
+        let count = self.flows.entry(place).or_default().entry(purpose);
+        *count.or_default() += 1;
+    }
+
+    fn drop_one(&mut self, place: Place, purpose: Purpose) {
+        self.note(place);
+        let Some(purposes) = self.flows.get_mut(&place) else {
+            return;
+        };
+        if let Some(count) = purposes.get_mut(&purpose) {
+            *count = count.saturating_sub(1);
+            if *count == 0 {
+                purposes.remove(&purpose);
+            }
+        }
+        if purposes.is_empty() {
+            self.flows.remove(&place);
+        }
+    }
+}
+
+/// Priorities by policy and the rule's place in it.
+type Order = BTreeMap<(PolicyName, usize), u16>;
+
+impl Part {
+    const fn place(&self, clause: Clause) -> Place {
+        Place {
+            table: self.table,
+            priority: self.priority,
+            clause,
+        }
+    }
+
+    const fn decision(&self) -> Purpose {
+        Purpose::Decide {
+            effect: self.effect,
+            object: self.object,
+        }
+    }
+
+    /// The flows that something adds to its dimensions.
+    fn each(
+        &self,
+        clauses: impl Fn(&super::part::Dimension) -> Vec<Clause>,
+        to: &mut Vec<(Place, Purpose)>,
+    ) {
+        // A rule has three at most.
+        let of = u8::try_from(self.dimensions.len()).unwrap_or(u8::MAX);
+        for (number, dimension) in (0_u8..).zip(&self.dimensions) {
+            let purpose = match of {
+                1 => self.decision(),
+                _ => Purpose::Clause {
+                    conjunction: self.object,
+                    number,
+                    of,
+                },
+            };
+            let clauses = clauses(dimension).into_iter();
+            to.extend(clauses.map(|clause| (self.place(clause), purpose)));
+        }
+    }
+}
+
+/// What shows of a flow's purposes: the first that decides, or all that share it.
+fn shown<'a>(purposes: impl Iterator<Item = &'a Purpose>) -> impl Iterator<Item = &'a Purpose> {
+    let mut decided = false;
+    purposes.take_while(move |purpose| {
+        let goes_on = !decided;
+        decided = matches!(purpose, Purpose::Decide { .. });
+        goes_on
+    })
+}
+
+/// Whose flow it is: the rule's that decides, nobody's where rules share what they match.
+fn cookie<'a>(mut purposes: impl Iterator<Item = &'a Purpose>) -> CookieParts {
+    match purposes.next() {
+        Some(Purpose::Decide { object, .. }) => CookieParts {
+            kind: Kind::PolicyRule,
+            object: *object,
+        },
+        _ => CookieParts {
+            kind: Kind::PolicyClause,
+            object: 0,
+        },
+    }
+}
+
+impl Place {
+    fn flow<'a>(
+        &self,
+        purposes: impl Iterator<Item = &'a Purpose> + Clone,
+    ) -> Result<Flow, MatchError> {
+        let instructions = match purposes.clone().next() {
+            Some(Purpose::Decide { effect, .. }) => match effect {
+                Effect::Drop => Instructions::drop(),
+                Effect::Goto(table) => Instructions {
+                    goto: Some(TableId(table.id())),
+                    ..Instructions::default()
+                },
+            },
+            _ => Instructions {
+                apply: purposes.clone().filter_map(Purpose::action).collect(),
+                ..Instructions::default()
+            },
+        };
+        let bits = cookie(purposes).to_bits();
+        let (table, match_) = (TableId(self.table.id()), self.clause.to_match()?);
+        let flow = Flow::new(table, self.priority, match_, instructions);
+        Ok(flow.with_cookie(carrick_openflow::Cookie(bits)))
+    }
+}
+
+impl Purpose {
+    fn action(&self) -> Option<Action> {
+        match self {
+            Self::Clause {
+                conjunction,
+                number,
+                of,
+            } => Some(Action::conjunction(*conjunction, *number, *of)),
+            Self::Decide { .. } => None,
+        }
+    }
+}
