@@ -230,7 +230,8 @@ struct Frontend {
 
 #[derive(Debug, Serialize, Deserialize)]
 struct Policy {
-    policy: String,
+    #[serde(rename = "policy")]
+    value: String,
     reason: String,
     message: String,
 }
@@ -263,9 +264,9 @@ impl Explanation {
         let mut fact = |name: &str, value: String| facts.row([name.to_owned(), value]);
         fact("from", client.message.clone());
         if let Some(service) = &self.service {
-            let port = self.port_name.iter();
-            let port: String = port.map(|port| format!(", port {port}")).collect();
-            fact("service", format!("{service}{port}"));
+            let port = self.port_name.as_ref();
+            let port = port.map(|port| format!(", port {port}"));
+            fact("service", format!("{service}{}", port.unwrap_or_default()));
         }
         if let Some(frontend) = &self.frontend {
             fact("meets", frontend.text());
@@ -275,7 +276,7 @@ impl Explanation {
             fact("address", location.message.clone());
         }
         if let Some(policy) = &self.policy {
-            fact("policy", format!("{}: {}", policy.policy, policy.message));
+            fact("policy", format!("{}: {}", policy.value, policy.message));
         }
         fact("outcome", self.outcome.message.clone());
         if let Some(source) = &self.source {

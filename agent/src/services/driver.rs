@@ -323,7 +323,7 @@ impl ServiceDriver {
                         proxy,
                         listed,
                         &question,
-                        Wrong {
+                        &Wrong {
                             problems,
                             kept_off: &kept_off,
                         },

@@ -127,7 +127,7 @@ pub(crate) fn explain(
     proxy: &Proxy,
     listed: bool,
     question: &Question,
-    wrong: Wrong<'_>,
+    wrong: &Wrong<'_>,
 ) -> Result<Explained, Refusal> {
     let known = &question.known;
     let is_own =
@@ -136,7 +136,7 @@ pub(crate) fn explain(
     let to = question.destination(client, is_own)?;
     let (explanations, more) = proxy.explain(client, &to)?;
     let told = |explanation| {
-        let mut view = view(explanation, known, &wrong);
+        let mut view = view(explanation, known, wrong);
         if let (Destination::Address { address, own, .. }, None) = (&to, &view.service) {
             view.location = Some(location(*address, *own, known, proxy));
         }

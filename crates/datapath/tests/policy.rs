@@ -1,5 +1,5 @@
 //! Policy's flows decide what the node's state says, in random clusters and after random changes of them, however they
-//! were reached; the switch is the judge of conjunctions in `ovs_policy`, here a model of ovs-fields(7) is.
+//! were reached. What a switch does with conjunctions is a model written from ovs-fields(7).
 
 #![allow(
     clippy::unwrap_used,
@@ -21,6 +21,7 @@ use carrick_datapath::policy::Enforcer;
 use carrick_openflow::{Flow, FlowModCommand, Mod};
 use carrick_policy::{Direction, Index, NodeId, NodeState};
 use proptest::prelude::*;
+use proptest::test_runner::FileFailurePersistence;
 use support::policy::{Sent, connected, judged, model, packet};
 use support::policy_world::generate::{PODS, change, probes, world};
 use support::policy_world::world::{World, event};
@@ -119,8 +120,16 @@ fn at_once(world: &World, index: &Index, node: NodeId, ledger: &mut IdLedger) ->
     enforcer
 }
 
+fn config(cases: u32) -> ProptestConfig {
+    ProptestConfig {
+        cases,
+        failure_persistence: Some(Box::new(FileFailurePersistence::WithSource("regressions"))),
+        ..ProptestConfig::default()
+    }
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 150, ..ProptestConfig::default() })]
+    #![proptest_config(config(50))]
 
     #[test]
     fn flows_decide_what_the_state_says(world in world(PODS)) {

@@ -52,7 +52,8 @@ fn ask(query: &str) -> Result<Value, String> {
         problems: vec!["programming Services: it broke".to_owned()],
         kept_off: &|_| true,
     };
-    let explained = explain(&proxy(), true, &question, wrong).map_err(|error| error.to_string())?;
+    let explained =
+        explain(&proxy(), true, &question, &wrong).map_err(|error| error.to_string())?;
     Ok(serde_json::to_value(explained).unwrap())
 }
 

@@ -516,7 +516,10 @@ impl Place {
                 },
             },
             _ => Instructions {
-                apply: purposes.clone().filter_map(Purpose::action).collect(),
+                apply: purposes
+                    .clone()
+                    .filter_map(|purpose| purpose.action())
+                    .collect(),
                 ..Instructions::default()
             },
         };
@@ -528,13 +531,13 @@ impl Place {
 }
 
 impl Purpose {
-    fn action(&self) -> Option<Action> {
+    fn action(self) -> Option<Action> {
         match self {
             Self::Clause {
                 conjunction,
                 number,
                 of,
-            } => Some(Action::conjunction(*conjunction, *number, *of)),
+            } => Some(Action::conjunction(conjunction, number, of)),
             Self::Decide { .. } => None,
         }
     }

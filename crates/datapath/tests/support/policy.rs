@@ -148,19 +148,34 @@ pub fn model(flows: &[Flow], direction: Direction, packet: &Packet) -> Sent {
     let mut next = tables[0];
     while let Some(place) = tables.iter().position(|table| *table == next) {
         match decide(flows, next, packet) {
-            None => match tables.get(place + 1) {
+            Decision::Miss => match tables.get(place + 1) {
                 Some(table) => next = *table,
                 None => return Sent::On,
             },
-            Some(None) => return Sent::Dropped,
-            Some(Some(table)) => next = table,
+            Decision::Drop => return Sent::Dropped,
+            Decision::Goto(table) => next = table,
         }
     }
     Sent::On
 }
 
-/// What the flow of a table that decides leads to; the inner `None` drops.
-fn decide(flows: &[Flow], table: u8, packet: &Packet) -> Option<Option<u8>> {
+/// What a table does with a packet.
+enum Decision {
+    Miss,
+    Drop,
+    Goto(u8),
+}
+
+impl Decision {
+    fn of(flow: &Flow) -> Self {
+        match flow.instructions.goto {
+            Some(table) => Self::Goto(table.0),
+            None => Self::Drop,
+        }
+    }
+}
+
+fn decide(flows: &[Flow], table: u8, packet: &Packet) -> Decision {
     let of_table = flows.iter().filter(|flow| flow.table.0 == table);
     let matching: Vec<&Flow> = of_table
         .clone()
@@ -183,7 +198,7 @@ fn decide(flows: &[Flow], table: u8, packet: &Packet) -> Option<Option<u8>> {
                 entry.1 = clause.clauses;
             }
             if deciding {
-                return Some(flow.instructions.goto.map(|table| table.0));
+                return Decision::of(flow);
             }
         }
         for (id, (mut met, of)) in clauses {
@@ -196,9 +211,9 @@ fn decide(flows: &[Flow], table: u8, packet: &Packet) -> Option<Option<u8>> {
                         && matches(flow, packet, Some(id))
                 });
                 let decision = decision.expect("a conjunction decides");
-                return Some(decision.instructions.goto.map(|table| table.0));
+                return Decision::of(decision);
             }
         }
     }
-    None
+    Decision::Miss
 }
