@@ -14,7 +14,7 @@ fn allowed() -> BTreeMap<&'static str, &'static [&'static str]> {
         ("carrick-proto", &[]),
         ("carrick-api", &[]),
         // Domain core.
-        ("carrick-datapath", &["carrick-openflow"]),
+        ("carrick-datapath", &["carrick-openflow", "carrick-policy"]),
         ("carrick-policy", &[]),
         // Drivers.
         ("carrick-node", &[]),
