@@ -1,5 +1,7 @@
 //! A model of how a switch decides by policy's flows, and what it decides upon.
 
+#![allow(dead_code, reason = "each test uses a part")]
+
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
