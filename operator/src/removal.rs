@@ -1,8 +1,9 @@
 //! Taking the network away, one step at a time.
 //!
 //! Order (design/upgrades.md, Removal): while pods use the network the finalizer holds everything
-//! back and the network works on; then a kube-proxy that was disabled runs again; then the agents' DaemonSet becomes `agent cleanup`, each node
-//! reports, then the switches go, then the agents, then everything else, and the finalizer last.
+//! back and the network works on; then a kube-proxy that was disabled runs again; then the agents'
+//! DaemonSet becomes `agent cleanup`, each node reports, then the switches go, then the agents,
+//! then everything else, and the finalizer last.
 
 use std::collections::BTreeMap;
 

@@ -78,7 +78,8 @@ impl Kind {
 pub struct CookieParts {
     /// Kind of the object.
     pub kind: Kind,
-    /// Its id in the ledger; 0 for [`Kind::Pipeline`].
+    /// Its id in the ledger; 0 for [`Kind::Pipeline`], and for flows that belong to several objects or to
+    /// none ([`Kind::PolicyClause`]).
     pub object: u32,
 }
 

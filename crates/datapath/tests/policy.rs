@@ -21,9 +21,8 @@ use carrick_datapath::policy::Enforcer;
 use carrick_openflow::{Flow, FlowModCommand, Mod};
 use carrick_policy::{Direction, Index, NodeId, NodeState};
 use proptest::prelude::*;
-use proptest::test_runner::FileFailurePersistence;
 use support::policy::{Sent, connected, judged, model, packet};
-use support::policy_world::generate::{PODS, change, probes, world};
+use support::policy_world::generate::{PODS, change, config, probes, world};
 use support::policy_world::world::{World, event};
 
 type Switch = BTreeMap<String, Flow>;
@@ -118,14 +117,6 @@ fn at_once(world: &World, index: &Index, node: NodeId, ledger: &mut IdLedger) ->
     let update = support::policy::whole(&index.node_state(node));
     enforcer.apply(update, ledger).unwrap();
     enforcer
-}
-
-fn config(cases: u32) -> ProptestConfig {
-    ProptestConfig {
-        cases,
-        failure_persistence: Some(Box::new(FileFailurePersistence::WithSource("regressions"))),
-        ..ProptestConfig::default()
-    }
 }
 
 proptest! {

@@ -25,7 +25,7 @@ use proptest::prelude::*;
 use support::Families;
 use support::clusters::{Cluster, cluster, some_service, some_slice};
 use support::services::{
-    Client, apply, drain, endpoint, full, model, service, slice, sorted, view, walk, whole,
+    Client, apply, clients, drain, endpoint, full, model, service, slice, sorted, view, walk, whole,
 };
 
 use Protocol::{Sctp, Tcp, Udp};
@@ -428,17 +428,6 @@ fn a_restart_changes_nothing() {
 }
 
 // ---- properties ----
-
-fn clients() -> [Client; 6] {
-    [
-        Client::Pod(ip("10.10.1.9")),
-        Client::Pod(ip("10.10.1.99")),
-        Client::Host(ip("10.10.1.1")),
-        Client::Outside(ip("203.0.113.7")),
-        Client::Pod(ip("fd00:10:1::9")),
-        Client::Outside(ip("2001:db8::7")),
-    ]
-}
 
 fn places() -> Vec<IpAddr> {
     let v4 = (0..5).flat_map(|n| [format!("10.96.0.{n}"), format!("192.0.2.{n}")]);

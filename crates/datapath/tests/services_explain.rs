@@ -27,7 +27,9 @@ use ipnet::IpNet;
 use proptest::prelude::*;
 use support::Families;
 use support::clusters::{Cluster, cluster};
-use support::services::{Client, Outcome, drain, endpoint, full, service, slice, view, walk};
+use support::services::{
+    Client, Outcome, clients, drain, endpoint, full, service, slice, view, walk,
+};
 
 use Protocol::{Sctp, Tcp, Udp};
 
@@ -175,18 +177,6 @@ fn said(explained: &Explanation) -> Fate {
         Said::Rejected | Said::PassedNoEndpoint => Fate::Rejected,
         Said::NotServed => Fate::NotServed,
     }
-}
-
-fn clients() -> [Client; 7] {
-    [
-        Client::Pod(ip("10.10.1.9")),
-        Client::Pod(ip("10.10.1.99")),
-        Client::Host(ip("10.10.1.1")),
-        Client::Outside(ip("203.0.113.7")),
-        Client::Pod(ip("fd00:10:1::9")),
-        Client::Host(ip("fd00:10:1::1")),
-        Client::Outside(ip("2001:db8::7")),
-    ]
 }
 
 fn asking(client: Client) -> Asking {

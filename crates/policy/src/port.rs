@@ -34,6 +34,15 @@ impl Protocol {
         }
     }
 
+    /// Its name in lower case, as ovs-ofctl, nft and the CNI write it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+            Self::Sctp => "sctp",
+        }
+    }
+
     /// Its number in an IP header.
     pub const fn number(self) -> u8 {
         match self {

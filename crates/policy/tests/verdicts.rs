@@ -18,8 +18,7 @@ use carrick_policy::{
     Transport,
 };
 use proptest::prelude::*;
-use proptest::test_runner::FileFailurePersistence;
-use support::generate::{PODS, change, names, probes, world};
+use support::generate::{PODS, change, config, names, probes, world};
 use support::reference::{Names, Probe, may_enter, may_leave};
 use support::world::{World, event, states};
 
@@ -133,14 +132,6 @@ fn tell(index: &mut Index, held: &mut States, minimal: bool) -> Result<(), TestC
     }
     held.retain(|_, state| *state != NodeState::default());
     Ok(())
-}
-
-fn config(cases: u32) -> ProptestConfig {
-    ProptestConfig {
-        cases,
-        failure_persistence: Some(Box::new(FileFailurePersistence::WithSource("regressions"))),
-        ..ProptestConfig::default()
-    }
 }
 
 proptest! {

@@ -76,6 +76,15 @@ impl Answers {
     }
 }
 
+/// The family of Python's sockets.
+const fn family(address: IpAddr) -> &'static str {
+    if address.is_ipv4() {
+        "AF_INET"
+    } else {
+        "AF_INET6"
+    }
+}
+
 /// Connects `times` times: patiently, as machines may be busy, or once and with little patience.
 pub fn ask(netns: &str, protocol: Protocol, address: IpAddr, port: u16, times: u32) -> Answers {
     let kind = if protocol == Protocol::Tcp {
@@ -83,11 +92,7 @@ pub fn ask(netns: &str, protocol: Protocol, address: IpAddr, port: u16, times: u
     } else {
         "SOCK_DGRAM"
     };
-    let family = if address.is_ipv4() {
-        "AF_INET"
-    } else {
-        "AF_INET6"
-    };
+    let family = family(address);
     let program = format!(
         "import socket\n\
          wait=3 if {times}==1 else 15\n\
@@ -112,11 +117,7 @@ pub fn ask(netns: &str, protocol: Protocol, address: IpAddr, port: u16, times: u
 
 /// Asks with one datagram of so many bytes, patiently; the length of the answer, or the error.
 pub fn ask_at_length(netns: &str, address: IpAddr, port: u16, bytes: usize) -> String {
-    let family = if address.is_ipv4() {
-        "AF_INET"
-    } else {
-        "AF_INET6"
-    };
+    let family = family(address);
     let program = format!(
         "import socket\n\
          s=socket.socket(socket.{family},socket.SOCK_DGRAM); s.settimeout(15)\n\

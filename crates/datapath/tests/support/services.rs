@@ -192,6 +192,20 @@ pub enum Client {
     Outside(IpAddr),
 }
 
+/// One of each kind and family, and a pod that is no endpoint.
+pub fn clients() -> [Client; 7] {
+    let ip = |text: &str| text.parse().unwrap();
+    [
+        Client::Pod(ip("10.10.1.9")),
+        Client::Pod(ip("10.10.1.99")),
+        Client::Host(ip("10.10.1.1")),
+        Client::Outside(ip("203.0.113.7")),
+        Client::Pod(ip("fd00:10:1::9")),
+        Client::Host(ip("fd00:10:1::1")),
+        Client::Outside(ip("2001:db8::7")),
+    ]
+}
+
 impl Client {
     pub fn address(self) -> IpAddr {
         match self {

@@ -10,6 +10,7 @@ use proptest::option;
 use proptest::prelude::*;
 use proptest::sample::select;
 use proptest::strategy::Union;
+use proptest::test_runner::FileFailurePersistence;
 use serde_json::{Value, json};
 
 use super::reference::{Names, Probe};
@@ -23,6 +24,15 @@ pub const PODS: u8 = 12;
 
 /// Addresses outside the cluster.
 const OUTSIDE: [&str; 4] = ["192.0.2.1", "192.0.2.130", "2001:db8::1", "10.0.0.200"];
+
+/// So many cases; what fails is kept beside the test.
+pub fn config(cases: u32) -> ProptestConfig {
+    ProptestConfig {
+        cases,
+        failure_persistence: Some(Box::new(FileFailurePersistence::WithSource("regressions"))),
+        ..ProptestConfig::default()
+    }
+}
 
 fn address(text: &str) -> IpAddr {
     text.parse().unwrap()
