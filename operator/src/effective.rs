@@ -16,6 +16,7 @@ use carrick_api::networking::{
     Resources, Switch,
 };
 use carrick_api::nodeconfig::{NodeConfig, first_match};
+use carrick_api::status::NetworkingStatus;
 use ipnet::IpNet;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use serde::{Deserialize, Serialize};
@@ -54,6 +55,9 @@ pub struct Effective {
     /// Who serves Services. An object last applied before this field existed left them to kube-proxy.
     #[serde(default)]
     pub service_proxy: ServiceProxy,
+    /// The mode of it where the spec names none ([`unnamed_service_proxy_mode`]).
+    #[serde(default)]
+    pub unnamed_service_proxy_mode: ServiceProxyMode,
     /// What differs on some nodes.
     #[serde(default)]
     pub node_configs: Vec<NodeConfig>,
@@ -152,12 +156,31 @@ fn requests(cpu: &str, memory: &str) -> Resources {
     }
 }
 
+/// The mode of `serviceProxy` where the spec names none: fixed when an object is first applied, so
+/// that an upgrade takes no kube-proxy over. New objects replace it; one that was applied when the
+/// field did not exist, or meant `Disabled` by default, leaves it alone.
+pub fn unnamed_service_proxy_mode(
+    last: Option<&Effective>,
+    status: Option<&NetworkingStatus>,
+) -> ServiceProxyMode {
+    if let Some(last) = last {
+        return last.unnamed_service_proxy_mode;
+    }
+    // What was applied last is lost or not understood, but something was.
+    let shown = status.and_then(|status| status.effective.as_ref());
+    shown.map_or(ServiceProxyMode::Full, |effective| {
+        let set = effective.service_proxy.as_ref();
+        set.and_then(|proxy| proxy.mode).unwrap_or_default()
+    })
+}
+
 /// Fills in every default of `spec`.
 pub fn resolve(
     spec: &NetworkingSpec,
     installation: &Installation,
     facts: &Facts,
     detection: &Detection,
+    unnamed_service_proxy_mode: ServiceProxyMode,
 ) -> Effective {
     let provider = match spec.provider {
         None | Some(Provider::Auto) => detection.provider,
@@ -210,7 +233,8 @@ pub fn resolve(
             .and_then(|d| d.type_)
             .unwrap_or(DatapathType::Auto),
         host_firewall: spec.host_firewall.unwrap_or_default(),
-        service_proxy: service_proxy(spec),
+        service_proxy: service_proxy(spec, unnamed_service_proxy_mode),
+        unnamed_service_proxy_mode,
         node_configs: spec.node_configs.clone().unwrap_or_default(),
         cni: Cni {
             bin_dir: text(cni.bin_dir.as_ref(), profile.cni_bin_dir),
@@ -244,7 +268,7 @@ pub fn resolve(
     }
 }
 
-fn service_proxy(spec: &NetworkingSpec) -> ServiceProxy {
+fn service_proxy(spec: &NetworkingSpec, unnamed: ServiceProxyMode) -> ServiceProxy {
     let set = spec.service_proxy.clone().unwrap_or_default();
     let mut skip_services = set.skip_services.unwrap_or_default();
     // Their order means nothing, and another one must not roll the agents.
@@ -255,7 +279,7 @@ fn service_proxy(spec: &NetworkingSpec) -> ServiceProxy {
     let mut node_port_addresses: Vec<IpNet> = ranges.map(|range: IpNet| range.trunc()).collect();
     node_port_addresses.sort_unstable();
     node_port_addresses.dedup();
-    let mode = set.mode.unwrap_or_default();
+    let mode = set.mode.unwrap_or(unnamed);
     // Elsewhere only what somebody has set, so that it is refused.
     let default = (mode == ServiceProxyMode::Full).then_some(KubeProxy::Auto);
     ServiceProxy {
@@ -447,5 +471,40 @@ impl Effective {
             rollout: Some(crate::rollout::observe::shown(spec.rollout.as_ref())),
             acknowledge: Some(spec.acknowledge.clone().unwrap_or_default()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::samples;
+
+    #[test]
+    fn an_upgrade_takes_no_kube_proxy_over() {
+        use ServiceProxyMode::{ClusterIP, Disabled, Full};
+        let unnamed = |last: Option<&Effective>, shown: Option<&str>| {
+            let status = shown.map(|spec| NetworkingStatus {
+                effective: Some(samples::spec(spec)),
+                ..NetworkingStatus::default()
+            });
+            unnamed_service_proxy_mode(last, status.as_ref())
+        };
+        assert_eq!(unnamed(None, None), Full, "a new object");
+        // As releases wrote it that had no such default.
+        let mut written = serde_json::to_value(samples::effective()).unwrap();
+        let fields = written.as_object_mut().unwrap();
+        fields.remove("unnamedServiceProxyMode");
+        fields.insert("serviceProxy".to_owned(), json!({"mode": "ClusterIP"}));
+        let last: Effective = serde_json::from_value(written).unwrap();
+        assert_eq!(unnamed(Some(&last), None), Disabled);
+        assert_eq!(unnamed(Some(&samples::effective()), None), Full);
+        // The Secret is gone.
+        assert_eq!(unnamed(None, Some("{}")), Disabled);
+        assert_eq!(
+            unnamed(None, Some("{serviceProxy: {mode: ClusterIP}}")),
+            ClusterIP
+        );
     }
 }

@@ -11,7 +11,8 @@ use crate::samples;
 fn rendered(spec: &NetworkingSpec, facts: &Facts, purpose: Purpose) -> Vec<Object> {
     let installation = samples::installation();
     let detection = crate::provider::detect(facts);
-    let effective = crate::effective::resolve(spec, &installation, facts, &detection);
+    let unnamed = crate::effective::unnamed_service_proxy_mode(None, None);
+    let effective = crate::effective::resolve(spec, &installation, facts, &detection, unnamed);
     let input = Input {
         effective: &effective,
         facts,

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use carrick_api::effective::Endpoint;
+use carrick_api::effective::{Endpoint, ServiceProxyMode};
 use carrick_api::networking::NetworkingSpec;
 
 use crate::effective::{self, Effective};
@@ -54,7 +54,14 @@ pub(crate) fn effective() -> Effective {
 
 pub(crate) fn effective_of(spec: &NetworkingSpec) -> Effective {
     let facts = facts();
-    effective::resolve(spec, &installation(), &facts, &provider::detect(&facts))
+    let detection = provider::detect(&facts);
+    effective::resolve(
+        spec,
+        &installation(),
+        &facts,
+        &detection,
+        ServiceProxyMode::Full,
+    )
 }
 
 /// A spec as a person writes it.

@@ -99,11 +99,13 @@ impl Reconciler {
             agents: gather::agents(agents.iter()),
         };
         let detection = provider::detect(&facts);
-        let wanted = effective::resolve(spec, &self.installation, &facts, &detection);
+        let last = self.last_applied().await?;
+        let unnamed =
+            effective::unnamed_service_proxy_mode(last.as_ref(), networking.status.as_ref());
+        let wanted = effective::resolve(spec, &self.installation, &facts, &detection, unnamed);
         if wanted.api_server != facts.reached {
             facts.api_server_probe = self.prober.probe(&wanted.api_server, Instant::now()).await;
         }
-        let last = self.last_applied().await?;
         let mut refusals: Vec<Refusal> = provider::check(spec.provider, &detection, &facts)
             .into_iter()
             .collect();

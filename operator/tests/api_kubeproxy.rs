@@ -85,7 +85,8 @@ fn place(stage: &Stage, what: &str) -> usize {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn kube_proxy_goes_last_and_comes_back_first() {
-    let mut stage = running(&json!({}), &json!({})).await;
+    let beside = json!({"serviceProxy": {"mode": "Disabled"}});
+    let mut stage = running(&beside, &json!({})).await;
     let original = live(&stage);
     stage.restarted.clear();
 
@@ -119,7 +120,7 @@ async fn kube_proxy_goes_last_and_comes_back_first() {
     // Back: an operator that is killed on the way leaves the agents alone until kube-proxy is ready.
     stage.restarted.clear();
     stage.kube_proxy_fails = true;
-    stage.bed.apply(&json!({})).unwrap();
+    stage.bed.apply(&beside).unwrap();
     let message = until_reason(&mut stage, "Returning").await;
     assert!(
         message.contains("of 2 pods are ready") || message.contains("0 of 0"),
@@ -134,7 +135,9 @@ async fn kube_proxy_goes_last_and_comes_back_first() {
     stage.bed.start_operator().await;
     stage
         .bed
-        .apply(&json!({"observability": {"logLevel": "debug"}}))
+        .apply(
+            &json!({"serviceProxy": {"mode": "Disabled"}, "observability": {"logLevel": "debug"}}),
+        )
         .unwrap();
     until_reason(&mut stage, "Returning").await;
     assert_eq!(stage.restarted, ["kube-proxy on"], "nothing else changes");

@@ -192,7 +192,10 @@ fn kube_proxy_may_be_patched_only_where_somebody_wants_it() {
     assert_eq!(verbs(&[]), looks);
     assert_eq!(verbs(&["kubeProxy.mayDisable=true"]), patches);
     assert_eq!(verbs(&[create, full]), patches);
+    assert_eq!(verbs(&[create]), patches);
     assert_eq!(verbs(&[full]), looks);
+    let beside = "networking.spec.serviceProxy.mode=ClusterIP";
+    assert_eq!(verbs(&[create, beside]), looks);
     assert_eq!(verbs(&[create, full, keep]), looks);
 }
 

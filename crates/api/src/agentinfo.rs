@@ -170,6 +170,7 @@ pub struct AgentInfoStatus {
 
 /// A datapath of Open vSwitch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(transform = crate::crd::leave_description_to_fields)]
 pub enum DatapathInUse {
     /// `system`, in the kernel.
     Kernel,

@@ -28,10 +28,16 @@ pub enum CrdError {
 /// Counts up when a CRD changes, so that an operator only ever moves them forward.
 ///
 /// Raise it with every change of the types; `crds/` is compared with it in tests.
-pub const CRD_REVISION: u32 = 3;
+pub const CRD_REVISION: u32 = 4;
 
 /// The annotation on a CRD that carries [`CRD_REVISION`].
 pub const CRD_REVISION_ANNOTATION: &str = "carrick.dev/crd-revision";
+
+/// Takes the description off the schema of an enum: what describes an optional field would give way
+/// to it, and `kubectl explain` would show the name of the type.
+pub(crate) fn leave_description_to_fields(schema: &mut schemars::Schema) {
+    schema.remove("description");
+}
 
 /// The CRDs of carrick.dev, in the order they are applied.
 pub fn crds() -> Vec<CustomResourceDefinition> {

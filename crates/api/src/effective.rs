@@ -139,6 +139,7 @@ impl Traffic {
 
 /// `traffic.mode`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(transform = crate::crd::leave_description_to_fields)]
 pub enum TrafficMode {
     /// Every packet between nodes is encapsulated.
     Encap,
@@ -162,6 +163,7 @@ impl TrafficMode {
 
 /// `traffic.tunnel.protocol`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(transform = crate::crd::leave_description_to_fields)]
 pub enum TunnelProtocol {
     /// RFC 8926, UDP port 6081.
     Geneve,
@@ -173,6 +175,7 @@ pub enum TunnelProtocol {
 
 /// `traffic.snat.mode`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(transform = crate::crd::leave_description_to_fields)]
 pub enum SnatMode {
     /// Masquerade what leaves the cluster.
     Auto,
@@ -182,6 +185,7 @@ pub enum SnatMode {
 
 /// `datapath.type`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(transform = crate::crd::leave_description_to_fields)]
 pub enum DatapathType {
     /// Kernel where the openvswitch module loads; otherwise a condition with the mend.
     Auto,
@@ -193,6 +197,7 @@ pub enum DatapathType {
 
 /// `hostFirewall`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(transform = crate::crd::leave_description_to_fields)]
 pub enum HostFirewall {
     /// A condition of the node names it.
     #[default]
@@ -236,6 +241,7 @@ impl ServiceProxy {
 
 /// `serviceProxy.kubeProxy`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(transform = crate::crd::leave_description_to_fields)]
 pub enum KubeProxy {
     /// It is disabled where nobody else manages it, and else it is kept.
     Auto,
@@ -247,6 +253,7 @@ pub enum KubeProxy {
 
 /// `serviceProxy.mode`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(transform = crate::crd::leave_description_to_fields)]
 pub enum ServiceProxyMode {
     /// kube-proxy serves all of them.
     #[default]

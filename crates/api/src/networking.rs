@@ -121,8 +121,8 @@ pub struct NetworkingSpec {
     /// gateway, and takes them out again. Default: Report.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub host_firewall: Option<HostFirewall>,
-    /// Who serves Services: a kube-proxy (mode Disabled), or this network the cluster IPs for pods and a
-    /// kube-proxy the rest (mode ClusterIP).
+    /// Who serves Services: this network all of them (mode Full), the cluster IPs for pods beside a
+    /// kube-proxy that serves the rest (mode ClusterIP), or a kube-proxy (mode Disabled).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub service_proxy: Option<ServiceProxy>,
     /// Where CNI files go on the hosts.
@@ -163,6 +163,7 @@ pub struct NetworkingSpec {
 
 /// `management`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(transform = crate::crd::leave_description_to_fields)]
 pub enum Management {
     /// The operator applies every change.
     Managed,
@@ -176,6 +177,7 @@ pub enum Management {
 #[derive(
     Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
 )]
+#[schemars(transform = crate::crd::leave_description_to_fields)]
 pub enum Provider {
     /// Detected from nodes and objects of the cluster.
     Auto,
@@ -244,6 +246,7 @@ pub struct Images {
 
 /// `images.pullPolicy`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(transform = crate::crd::leave_description_to_fields)]
 pub enum PullPolicy {
     /// At every start of a container.
     Always,
@@ -490,6 +493,7 @@ pub struct Observability {
 
 /// `observability.logLevel`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(transform = crate::crd::leave_description_to_fields)]
 #[serde(rename_all = "lowercase")]
 pub enum LogLevel {
     /// Only what failed.
@@ -538,6 +542,7 @@ pub struct Startup {
 
 /// On or off, where a third value may come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(transform = crate::crd::leave_description_to_fields)]
 pub enum Switch {
     /// On.
     Enabled,
@@ -574,6 +579,7 @@ pub struct Rollout {
 
 /// `rollout.onFailure`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(transform = crate::crd::leave_description_to_fields)]
 pub enum OnFailure {
     /// Go back to what ran last without a fault.
     Rollback,

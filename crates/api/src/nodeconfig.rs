@@ -107,6 +107,7 @@ pub struct NodeExpression {
 
 /// How a label is compared.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(transform = crate::crd::leave_description_to_fields)]
 pub enum NodeOperator {
     /// It has one of the values.
     In,

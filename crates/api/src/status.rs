@@ -282,6 +282,7 @@ pub struct RolloutStatus {
 
 /// What a rollout is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(transform = crate::crd::leave_description_to_fields)]
 pub enum RolloutPhase {
     /// The network comes up for the first time: everything at once.
     Installing,
@@ -305,6 +306,7 @@ pub enum RolloutPhase {
 
 /// Where a rollout goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(transform = crate::crd::leave_description_to_fields)]
 pub enum RolloutDirection {
     /// Controller, agents, switches.
     Forward,

@@ -74,7 +74,9 @@ fn every_string_of_ours_is_bounded() {
 fn every_field_of_ours_is_described_and_no_spec_field_has_a_default() {
     let mut silent = Vec::new();
     all(&mut |path, schema| {
-        let described = schema.description.as_ref().is_some_and(|d| !d.is_empty());
+        // The name of a type describes nothing.
+        let says = |text: &String| !text.is_empty() && !(text.starts_with('`') && text.len() < 40);
+        let described = schema.description.as_ref().is_some_and(says);
         let foreign = path.ends_with("[]") || path.contains("[].") || path.contains(".metadata");
         if path.contains('.')
             && !described

@@ -26,6 +26,7 @@ pub struct Ipam {
 
 /// `ipam.mode`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(transform = crate::crd::leave_description_to_fields)]
 pub enum IpamMode {
     /// `Node.spec.podCIDRs`, allocated by kube-controller-manager.
     NodeCIDR,

@@ -13,7 +13,8 @@ pub struct ServiceProxy {
     /// the switch of their node; a kube-proxy serves everything else (node ports, addresses of load
     /// balancers, external IPs, and the hosts themselves), so it must run on every node. Full serves all of
     /// it, and no kube-proxy is needed; the agents must reach the API server without one (spec.apiServer).
-    /// Default: Disabled. It can be changed while the network runs.
+    /// Default: Full; Disabled for an object that was first applied by a release whose default that was.
+    /// It can be changed while the network runs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mode: Option<ServiceProxyMode>,
     /// What is done about a kube-proxy that runs, in mode Full. Auto disables it once every agent serves
