@@ -58,7 +58,7 @@ async fn bed() -> Bed {
     let controller = Controller::serve(&[&node]).await;
     let route = route_record(2, &["10.10.2.0/24"]);
     controller.send("node1", vec![node_record(1, &CIDRS), route], vec![]);
-    let relay = Some(Relay::open(&node, &server).await);
+    let relay = Some(Relay::open(node.netns(), &server).await);
     node.start_agent();
     node.wait_ready();
     let mut add = |name: &str| {
@@ -240,7 +240,7 @@ async fn pods_reach_cluster_ips_and_restarts_change_nothing() {
         .kubectl(&["delete", "service", "dns", "--wait=false"])
         .unwrap();
     bed.apply_all(&slices("web", "TCP", &one));
-    bed.relay = Some(Relay::open(&bed.node, &bed.server).await);
+    bed.relay = Some(Relay::open(bed.node.netns(), &bed.server).await);
     bed.wait_for("one");
     wait(
         "the Service that went meanwhile to leave the switch",

@@ -66,7 +66,7 @@ async fn bed(proxy: Value) -> Bed {
     let controller = Controller::serve(&[&node]).await;
     let route = route_record(3, &["10.10.3.0/24"]);
     controller.send("node1", vec![node_record(1, &CIDRS), route], vec![]);
-    let relay = Some(Relay::open(&node, &server).await);
+    let relay = Some(Relay::open(node.netns(), &server).await);
     let before = fingerprint(node.netns());
     node.start_agent();
     node.wait_ready();
@@ -472,7 +472,7 @@ async fn restarts_change_nothing_strangers_are_mended_and_nothing_is_left() {
     assert_eq!(bed.node.condition("ServicesServed").0, "Unknown");
     assert_eq!((bed.table(), bed.routes()), (table.clone(), routes.clone()));
     wait_for(bed.outside.netns(), &[(NODE_IPS[0], NODE_PORT)], "one");
-    bed.relay = Some(Relay::open(&bed.node, &bed.server).await);
+    bed.relay = Some(Relay::open(bed.node.netns(), &bed.server).await);
     bed.served();
 
     // Somebody else's hand.

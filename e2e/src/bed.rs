@@ -7,7 +7,7 @@ use std::process::Output;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use carrick_testbed::{Cluster, ClusterSpec, NodeKind, Progress, StartupTaint};
+use carrick_testbed::{Cluster, ClusterDns, ClusterSpec, NodeKind, Progress, StartupTaint};
 use serde_json::{Value, json};
 
 use crate::command::{run, succeed};
@@ -402,6 +402,28 @@ impl Bed {
             &patch,
         ])
         .map(drop)
+    }
+
+    /// Lets so many replicas of CoreDNS run, where the cluster has it, and waits until they are ready and no
+    /// others are left: they use the network like every pod.
+    pub fn scale_dns(&self, replicas: u8) -> Result<()> {
+        if self.cluster.spec().dns == ClusterDns::None {
+            return Ok(());
+        }
+        let dns = ["-n", "kube-system", "deployment", "coredns"];
+        let count = format!("--replicas={replicas}");
+        self.kubectl(&[&["scale", &count][..], &dns].concat())?;
+        let label = ["-n", "kube-system", "-l", "k8s-app=kube-dns"];
+        let what = format!("{replicas} replicas of CoreDNS");
+        wait::until(&what, Duration::from_mins(2), || {
+            let pods = self.list(&[&["pods"][..], &label].concat())?;
+            let ready = pods.iter().filter(|pod| {
+                let conditions = pod["status"]["conditions"].as_array();
+                { conditions.into_iter().flatten() }
+                    .any(|condition| condition["type"] == "Ready" && condition["status"] == "True")
+            });
+            Ok(pods.len() == usize::from(replicas) && ready.count() == pods.len())
+        })
     }
 
     /// Waits until the Networking is Ready as of its last edit.

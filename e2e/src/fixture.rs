@@ -5,7 +5,7 @@ use std::sync::Mutex;
 use std::time::Instant;
 
 use anyhow::{Result, anyhow};
-use carrick_testbed::{NodeKind, PodCidrs, Progress};
+use carrick_testbed::{ClusterDns, NodeKind, PodCidrs, Progress};
 
 use crate::bed::{Bed, BedSpec, IpFamily, Past};
 
@@ -49,6 +49,8 @@ impl Fixture {
             Self::Previous => BedSpec {
                 name: "e2e-previous",
                 previous: Past::Installed,
+                // Nobody serves its cluster IP there.
+                dns: ClusterDns::None,
                 ..plain
             },
             Self::Kernel => BedSpec {

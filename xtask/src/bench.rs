@@ -36,6 +36,10 @@ enum Suite {
     Datapath,
     /// From `helm install` to Ready, and what is lost when parts are started again or upgraded.
     Cluster,
+    /// Services, against kube-proxy in its modes nftables and iptables, at 1,000 Services with 50,000 endpoints.
+    Services,
+    /// The same, and at 5,000 Services with 250,000 endpoints.
+    ServicesLarge,
     /// Computing network policy: whole clusters, and one change. The peer is what others have published.
     Policy,
 }
@@ -76,10 +80,21 @@ impl Suite {
             )],
             kernel: false,
         };
+        let services = |size: &[&str]| -> Result<Plan> {
+            let mut plan = node("services");
+            let kube_proxy = binaries::kube_proxy(&Progress::stderr())?;
+            for (_, arguments) in &mut plan.programs {
+                arguments.push(kube_proxy.clone());
+                arguments.extend(size.iter().map(PathBuf::from));
+            }
+            Ok(plan)
+        };
         let python = carrick_testkit::python::install;
         Ok(match self {
             Self::Cni => node("cni"),
             Self::Agent => node("agent"),
+            Self::Services => services(&[])?,
+            Self::ServicesLarge => services(&["large"])?,
             Self::Datapath => Plan {
                 kernel: true,
                 ..node("datapath")

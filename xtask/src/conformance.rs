@@ -53,10 +53,10 @@ pub struct Args {
     #[arg(long, default_value = "dual")]
     ip_family: IpFamily,
     /// kube-proxy on every node: nftables, iptables or none.
-    #[arg(long, default_value = "nftables")]
+    #[arg(long, default_value = "none")]
     kube_proxy: KubeProxy,
     /// serviceProxy.mode of the Networking.
-    #[arg(long, value_enum, default_value = "Disabled")]
+    #[arg(long, value_enum, default_value = "Full")]
     service_proxy: ServiceProxy,
     /// Cases side by side.
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=16))]

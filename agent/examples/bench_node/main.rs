@@ -1,8 +1,9 @@
 //! The figures of nodes with the programs as they are shipped, for `cargo xtask bench
-//! cni|agent|datapath`: an array of JSON objects.
+//! cni|agent|datapath|services`: an array of JSON objects.
 //!
 //! ```text
 //! cargo run --release -p carrick-agent --example bench_node -- cni|agent|datapath CARRICK CARRICK_CNI
+//! cargo run --release -p carrick-agent --example bench_node -- services CARRICK CARRICK_CNI KUBE_PROXY [large]
 //! ```
 //!
 //! A node is a real switch in a network namespace and a real agent (`CARRICK agent`). The controller
@@ -27,12 +28,15 @@ mod lab;
 mod memory;
 mod node;
 mod plugin;
+mod process;
 mod restart;
+mod services;
 mod transfer;
 
 use std::path::PathBuf;
 
-const USAGE: &str = "usage: bench_node cni|agent|datapath CARRICK CARRICK_CNI";
+const USAGE: &str =
+    "usage: bench_node cni|agent|datapath|services CARRICK CARRICK_CNI [KUBE_PROXY [large]]";
 
 #[tokio::main]
 async fn main() {
@@ -54,6 +58,7 @@ async fn main() {
         carrick: program(),
         plugin: program(),
     };
+    let _ = rustls::crypto::ring::default_provider().install_default();
     let figures = match suite.to_str() {
         Some("cni") => cni::figures(&programs).await,
         Some("agent") => {
@@ -62,6 +67,11 @@ async fn main() {
             figures
         }
         Some("datapath") => datapath::figures(&programs).await,
+        Some("services") => {
+            let kube_proxy = PathBuf::from(arguments.next().expect(USAGE));
+            let large = arguments.next().is_some_and(|word| word == "large");
+            services::figures(&programs, &kube_proxy, large).await
+        }
         _ => panic!("{USAGE}"),
     };
     println!("{}", serde_json::to_string_pretty(&figures).unwrap());

@@ -6,6 +6,7 @@ use serde_json::Value;
 use crate::lab::wait;
 use crate::node::{Measured, Programs};
 use crate::plugin::{Plugin, Verb};
+use crate::process::resident;
 
 /// Pods of a node that is in use.
 const PODS: usize = 100;
@@ -55,12 +56,4 @@ fn measure(node: &Measured, plugin: &Plugin) -> Vec<Value> {
         ),
         figure(&name("ovs-vswitchd", &with), "MB", full.1, None, Goal::None),
     ]
-}
-
-/// A process's resident memory in megabytes (`VmRSS` of proc(5)).
-fn resident(pid: u32) -> f64 {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    let kilobytes = line.and_then(|line| line.split_whitespace().next());
-    kilobytes.unwrap().parse::<f64>().unwrap() * 1024.0 / 1e6
 }

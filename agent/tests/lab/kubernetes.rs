@@ -7,8 +7,6 @@ use carrick_testkit::apiserver::ApiServer;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{JoinHandle, JoinSet};
 
-use super::LabNode;
-
 /// Carries connections of a node to the API server until it is dropped.
 pub struct Relay(JoinHandle<()>);
 
@@ -19,10 +17,10 @@ impl Drop for Relay {
 }
 
 impl Relay {
-    /// Listens in the node where the API server listens here, so that its certificate fits.
-    pub async fn open(node: &LabNode, server: &ApiServer) -> Self {
+    /// Listens in the namespace where the API server listens here, so that its certificate fits.
+    pub async fn open(netns: &str, server: &ApiServer) -> Self {
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, server.port()));
-        let namespace = Namespace::open(format!("/run/netns/{}", node.netns())).unwrap();
+        let namespace = Namespace::open(format!("/run/netns/{netns}")).unwrap();
         let listener = namespace
             .run(move || {
                 let socket = std::net::TcpListener::bind(address).unwrap();

@@ -38,7 +38,7 @@ pub struct BedSpec {
 }
 
 impl BedSpec {
-    /// Two nodes in namespaces, IPv4 and IPv6, a /20 of addresses per node, Geneve.
+    /// Two nodes in namespaces, IPv4 and IPv6, a /20 of addresses per node, Geneve, CoreDNS.
     pub const fn new(name: &'static str) -> Self {
         Self {
             name,
@@ -52,7 +52,7 @@ impl BedSpec {
             more: "{}",
             previous: Past::Absent,
             kube_proxy: KubeProxy::None,
-            dns: ClusterDns::None,
+            dns: ClusterDns::CoreDns,
             images: Vec::new(),
         }
     }

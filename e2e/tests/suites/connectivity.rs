@@ -1,6 +1,6 @@
 //! Pods on one node and on two, hosts and pods, every family of the cluster.
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use carrick_e2e::bed::{Bed, IpFamily};
 use carrick_e2e::pod::{self, Pod};
 
@@ -12,6 +12,7 @@ pub fn tests() -> Vec<Test> {
         ("pods_on_other_nodes_talk", other_node),
         ("hosts_and_pods_talk", hosts),
         ("pods_reach_outside_with_source_nat", outside),
+        ("names_lead_to_services", names),
         ("packets_at_the_mtu_pass_and_one_above_fails", mtu),
         (
             "host_network_pods_talk_to_pods_on_other_nodes",
@@ -54,6 +55,30 @@ fn other_node(bed: &Bed) -> Result<()> {
     let (a, _, c) = three(bed, "connectivity")?;
     all_protocols(bed, &a, &c)?;
     all_protocols(bed, &c, &a)
+}
+
+/// The cluster's DNS answers by its cluster IP, and what it answers is another.
+fn names(bed: &Bed) -> Result<()> {
+    let (a, _, c) = three(bed, "connectivity")?;
+    bed.scale_dns(2)?;
+    for pod in [&a, &c] {
+        for name in ["kubernetes.default", "kubernetes.default.svc.cluster.local"] {
+            connect(bed, &pod.namespace, &pod.name, &format!("{name}:443"))?;
+        }
+        let Err(error) = connect(bed, &pod.namespace, &pod.name, "nobody.default:80") else {
+            bail!("a name that does not exist was resolved");
+        };
+        let said = format!("{error:#}");
+        ensure!(said.contains("DNS"), "{said}");
+    }
+    Ok(())
+}
+
+/// Connects from within a container, with its resolv.conf.
+fn connect(bed: &Bed, namespace: &str, pod: &str, target: &str) -> Result<()> {
+    let agnhost = ["/usr/bin/agnhost", "connect", target, "--timeout=20s"];
+    bed.kubectl(&[&["exec", "-n", namespace, pod, "--"][..], &agnhost].concat())
+        .map(drop)
 }
 
 fn hosts(bed: &Bed) -> Result<()> {
@@ -141,17 +166,7 @@ fn host_network(bed: &Bed) -> Result<()> {
     for pod in [&a, &c] {
         for address in &pod.addresses {
             let target = format!("{}:{}", pod::bracket(*address), pod::TCP_PORT);
-            bed.kubectl(&[
-                "exec",
-                "-n",
-                &namespace,
-                "host",
-                "--",
-                "/usr/bin/agnhost",
-                "connect",
-                &target,
-                "--timeout=5s",
-            ])?;
+            connect(bed, &namespace, "host", &target)?;
         }
     }
     Ok(())

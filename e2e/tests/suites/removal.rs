@@ -25,8 +25,9 @@ pub fn deletion_tests() -> Vec<Test> {
     ]
 }
 
-/// Deletes every test pod, so that nothing uses the network.
+/// Deletes every pod that uses the network.
 fn vacate(bed: &Bed) -> Result<()> {
+    bed.scale_dns(0)?;
     let out = bed.kubectl(&[
         "get",
         "namespaces",
@@ -103,6 +104,7 @@ fn deletion(bed: &Bed) -> Result<()> {
     // And it comes back.
     bed.apply(&spec)?;
     bed.wait_ready(Duration::from_mins(4))?;
+    bed.scale_dns(2)?;
     let namespace = bed.namespace("removal")?;
     let a = Pod::create(bed, &namespace, "a", bed.node_name(0))?;
     let c = Pod::create(bed, &namespace, "c", bed.node_name(1))?;
@@ -135,6 +137,7 @@ fn no_encap(bed: &Bed) -> Result<()> {
     delete(bed)?;
     bed.apply(&bed.networking_with(r#"{"mode":"NoEncap"}"#)?)?;
     bed.wait_ready(Duration::from_mins(4))?;
+    bed.scale_dns(2)?;
     let effective = bed.networking()?["status"]["effective"]["traffic"].take();
     ensure!(
         effective["mode"] == "NoEncap" && effective["tunnel"].is_null(),

@@ -14,16 +14,17 @@ use serde_json::{Value, json};
 use super::security;
 use crate::Test;
 
-/// Turning Services on comes first, and turning them off last.
+/// As it is by default first; turning Services off comes last.
 pub fn tests() -> Vec<Test> {
     vec![
-        ("cluster_ips_answer_pods_of_every_node", cluster_ips),
+        ("full_is_the_default", is_full),
         ("endpoints_are_followed", endpoints),
         ("pods_reach_the_api_server_by_its_service", api_server),
         ("services_outlive_their_agent", killed_agent),
         ("hosts_and_outside_clients_reach_services", full),
         ("a_service_without_endpoints_refuses_at_once", refused),
         ("policy_local_keeps_the_clients_address", local),
+        ("cluster_ips_answer_pods_of_every_node", cluster_ips),
         ("services_turned_off_leave_the_switch", turned_off),
     ]
 }
@@ -31,8 +32,8 @@ pub fn tests() -> Vec<Test> {
 /// What differs between the datapaths most.
 pub fn short_tests() -> Vec<Test> {
     vec![
-        ("cluster_ips_answer_pods_of_every_node", cluster_ips),
         ("hosts_and_outside_clients_reach_services", full),
+        ("cluster_ips_answer_pods_of_every_node", cluster_ips),
         ("services_turned_off_leave_the_switch", turned_off),
     ]
 }
@@ -254,9 +255,18 @@ fn node_asks(bed: &Bed, node: &str, to: IpAddr, port: u16, expected: &[&Pod]) ->
     })
 }
 
+/// Nobody has named a mode.
+fn is_full(bed: &Bed) -> Result<()> {
+    let networking = bed.networking()?;
+    let (set, effective) = (&networking["spec"], &networking["status"]["effective"]);
+    ensure!(set["serviceProxy"].is_null(), "{set}");
+    let mode = &effective["serviceProxy"]["mode"];
+    ensure!(mode == "Full", "in effect is {mode}");
+    Ok(())
+}
+
 /// Mode `Full`: processes of hosts, and machines that are no part of the Service's node.
 fn full(bed: &Bed) -> Result<()> {
-    switch_mode(bed, "Full")?;
     let [one, two] = backends(bed)?;
     let both = [&one, &two];
     let client = Pod::create(bed, &one.namespace, "client", bed.node_name(0))?;
@@ -359,6 +369,8 @@ fn turned_off(bed: &Bed) -> Result<()> {
         !security::can(bed, "carrick-agent", "list", "services")?,
         "agents may still list Services"
     );
-    bed.kubectl(&["delete", "namespace", &namespace, "--wait=true"])
-        .map(drop)
+    bed.kubectl(&["delete", "namespace", &namespace, "--wait=true"])?;
+    bed.patch_networking(&json!({"serviceProxy": null}))?;
+    bed.wait_ready(ROLL)?;
+    is_full(bed)
 }

@@ -109,11 +109,22 @@ fn settled(bed: &Bed, release: Release) -> Result<()> {
 }
 
 fn from_previous_and_back(bed: &Bed) -> Result<()> {
+    let before = service_proxy_mode(bed)?;
     forward(bed)?;
+    let after = service_proxy_mode(bed)?;
+    ensure!(before == after, "the default became {after}, not {before}");
     backward(bed, || {
         bed.helm(&["rollback", "carrick", "-n", NAMESPACE])
             .map(drop)
     })
+}
+
+/// The mode in effect where the Networking names none: an upgrade takes no kube-proxy over.
+fn service_proxy_mode(bed: &Bed) -> Result<String> {
+    let networking = bed.networking()?;
+    ensure!(networking["spec"]["serviceProxy"].is_null());
+    let mode = networking["status"]["effective"]["serviceProxy"]["mode"].as_str();
+    Ok(mode.context("no mode is in effect")?.to_owned())
 }
 
 fn to_previous_and_back(bed: &Bed) -> Result<()> {
