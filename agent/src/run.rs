@@ -291,6 +291,8 @@ impl Agent {
         ));
 
         let ended = tokio::select! {
+            // Tasks see the same end and may be gone before this one looks: that is no failure of theirs.
+            biased;
             () = shutdown.cancelled() => None,
             ended = tasks.join_next() => Some(match ended {
                 Some(Ok(name)) => format!("task {name} ended"),

@@ -300,6 +300,35 @@ async fn strangers_changes_and_a_switch_that_starts_anew_are_mended_and_disabled
 }
 
 /// The record of the node in a zone.
+/// More Services than one bundle holds: a kube-proxy that is told to go by the condition must not go early.
+#[tokio::test(flavor = "multi_thread")]
+async fn served_is_said_when_the_last_service_is_in_place() {
+    const COUNT: usize = 1_300;
+    let mut bed = bed().await;
+    bed.node.stop_agent();
+    let one = &bed.pods[0].1;
+    let v4: Vec<&String> = one
+        .iter()
+        .filter(|address| !address.contains(':'))
+        .collect();
+    let mut objects = Vec::new();
+    for number in 0..COUNT {
+        let name = format!("many-{number}");
+        let address = format!("10.96.{}.{}", 100 + number / 250, 1 + number % 250);
+        objects.push(service(&name, &[&address], "TCP"));
+        objects.extend(endpoints(&name, "TCP", &v4).into_iter().take(1));
+    }
+    let list = json!({"apiVersion": "v1", "kind": "List", "items": objects}).to_string();
+    let command = ["create", "-f", "-"];
+    bed.server.kubectl_with_input(&command, &list).unwrap();
+    bed.node.start_agent();
+    wait("Services to be served", || {
+        bed.node.condition("ServicesServed").0 == "True"
+    });
+    let there = groups(&bed.node).len();
+    assert!(there >= COUNT, "{there} groups for {COUNT} Services");
+}
+
 fn in_zone(zone: &str) -> Entry {
     let Body::Node(mut facts) = node_record(1, &CIDRS).into_body() else {
         unreachable!("it is a node's record")

@@ -135,6 +135,8 @@ pub(crate) struct ServiceDriver {
     kept: Option<Lines>,
     /// A batch left something to do.
     more: bool,
+    /// Everything that was listed has been in place once, since this process began.
+    was_in_place: bool,
     /// Ids of what is gone may be in the ledger.
     ids_to_retain: bool,
     /// When the first change came that the switch has not acknowledged.
@@ -197,6 +199,7 @@ impl ServiceDriver {
                 ProxyMode::ClusterIp | ProxyMode::Full => Lines::of_file(&node.paths.commit()),
             }),
             more: false,
+            was_in_place: false,
             ids_to_retain: false,
             waiting: None,
             error: None,
@@ -443,6 +446,7 @@ impl ServiceDriver {
         parts.ledger_file.write(parts.ledger)?;
         let Some(batch) = batch else {
             self.waiting = None;
+            self.was_in_place = true;
             if std::mem::take(&mut self.ids_to_retain) {
                 proxy.retain_ids(parts.ledger);
             }
@@ -473,6 +477,7 @@ impl ServiceDriver {
         batch.release(parts.ledger);
         self.more = proxy.pending() > 0;
         if !self.more {
+            self.was_in_place = true;
             if full {
                 self.host.settle(proxy.host()).await;
             }
@@ -527,6 +532,11 @@ impl ServiceDriver {
                         were";
             return Some(Fact::unknown("WaitingForAPIServer", text));
         };
+        if !self.was_in_place {
+            let waiting = proxy.pending();
+            let text = format!("{waiting} of {} Services wait to be programmed", self.len());
+            return Some(Fact::unknown("BeingProgrammed", text));
+        }
         let mut reason = None;
         let mut sentences = Vec::new();
         for (name, finding) in proxy.findings() {
