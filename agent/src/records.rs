@@ -76,7 +76,7 @@ impl Committed {
     pub fn node(&self) -> Option<&NodeFacts> {
         match self.entries.get(&Key::Node)?.body() {
             Body::Node(node) => Some(node),
-            Body::Route(_) | Body::Pod(_) => None,
+            _ => None,
         }
     }
 
@@ -86,7 +86,7 @@ impl Committed {
             .values()
             .filter_map(|entry| match entry.body() {
                 Body::Route(route) => Some(route),
-                Body::Node(_) | Body::Pod(_) => None,
+                _ => None,
             })
     }
 
@@ -110,7 +110,7 @@ impl Committed {
             .body()
         {
             Body::Pod(facts) => Some(facts),
-            Body::Node(_) | Body::Route(_) => None,
+            _ => None,
         }
     }
 
@@ -120,7 +120,7 @@ impl Committed {
             .values()
             .filter_map(|entry| match entry.body() {
                 Body::Pod(pod) => Some(pod),
-                Body::Node(_) | Body::Route(_) => None,
+                _ => None,
             })
     }
 
@@ -281,6 +281,9 @@ mod tests {
             uid: PodUid::new(uid).unwrap(),
             namespace: "default".into(),
             name: name.into(),
+            labels: BTreeMap::new(),
+            ports: Arc::default(),
+            groups: Vec::new(),
         }))
     }
 

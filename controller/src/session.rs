@@ -353,6 +353,9 @@ mod tests {
                     uid: PodUid::new(&format!("uid-{i}")).unwrap(),
                     namespace: "n".repeat(100),
                     name: "p".repeat(100),
+                    labels: std::collections::BTreeMap::new(),
+                    ports: Arc::default(),
+                    groups: Vec::new(),
                 })))
             })
             .collect();

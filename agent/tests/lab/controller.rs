@@ -304,5 +304,8 @@ pub fn pod_record(pod: &super::Pod) -> Entry {
         uid: PodUid::new(&pod.uid).unwrap(),
         namespace: "default".into(),
         name: pod.name.clone(),
+        labels: BTreeMap::new(),
+        ports: Arc::default(),
+        groups: Vec::new(),
     }))
 }

@@ -27,6 +27,7 @@ mod key;
 pub mod limits;
 mod net;
 mod number;
+mod policy;
 mod said;
 
 /// Generated from `proto/carrick/v1/distribution.proto` by `examples/generate.rs`.
@@ -42,7 +43,7 @@ pub mod v1 {
     include!("generated/carrick.v1.rs");
 }
 
-pub use entry::{Body, ContentHash, Delta, Entry, NodeFacts, PodFacts, RouteFacts};
+pub use entry::{Body, ContentHash, Delta, Entry, GroupFacts, NodeFacts, PodFacts, RouteFacts};
 pub use invalid::Invalid;
 pub use key::{Key, NodeName, PodUid};
 pub use net::{parse_address, parse_addresses, parse_cidr, parse_cidrs};

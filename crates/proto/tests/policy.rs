@@ -1,0 +1,114 @@
+//! What a node is told of policy survives the wire, whatever the policies of a random cluster say; what is hostile
+//! is refused.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "tests say what they expect"
+)]
+
+mod support;
+
+use carrick_proto::{Body, Entry, GroupFacts, Invalid, PodFacts, PodUid, v1};
+use proptest::prelude::*;
+use proptest::test_runner::FileFailurePersistence;
+use support::generate::{PODS, world};
+
+fn config(cases: u32) -> ProptestConfig {
+    ProptestConfig {
+        cases,
+        failure_persistence: Some(Box::new(FileFailurePersistence::WithSource("regressions"))),
+        ..ProptestConfig::default()
+    }
+}
+
+proptest! {
+    #![proptest_config(config(200))]
+
+    #[test]
+    fn what_nodes_are_told_survives_the_wire(world in world(PODS)) {
+        let index = world.index();
+        for node in index.nodes() {
+            let state = index.node_state(node);
+            let pods = state.pods.into_values().map(|pod| Body::Pod(PodFacts {
+                uid: PodUid::new(&pod.uid).unwrap(),
+                namespace: pod.namespace.to_string(),
+                name: pod.name.to_string(),
+                labels: pod.labels,
+                ports: pod.ports,
+                groups: pod.groups,
+            }));
+            let policies = state.policies.into_values().map(Body::Policy);
+            let groups = state.groups.into_iter();
+            let groups = groups.map(|(group, members)| Body::Group(GroupFacts { group, members }));
+            for body in pods.chain(policies).chain(groups) {
+                let entry = Entry::new(body);
+                let read = Entry::from_wire(entry.to_wire());
+                prop_assert_eq!(read, Ok(Some(entry)));
+            }
+        }
+    }
+}
+
+fn rule(change: impl FnOnce(&mut v1::PolicyRule)) -> Result<Option<Entry>, Invalid> {
+    let mut rule = v1::PolicyRule {
+        direction: v1::Direction::Egress.into(),
+        action: v1::Action::Accept.into(),
+        any_peer: true,
+        any_port: true,
+        ..v1::PolicyRule::default()
+    };
+    change(&mut rule);
+    rule.any_port = rule.ports.is_empty();
+    Entry::from_wire(v1::Record {
+        key: "policy/default/web".into(),
+        hash: Vec::new(),
+        body: Some(v1::record::Body::Policy(v1::PolicyRecord {
+            namespace: "default".into(),
+            name: "web".into(),
+            uid: "uid".into(),
+            tier: v1::Tier::NetworkPolicy.into(),
+            applied_to: "applied-to/062aba0419c33e2f50402d923987f00c".into(),
+            rules: vec![rule],
+            ..v1::PolicyRecord::default()
+        })),
+    })
+}
+
+#[test]
+fn a_rule_that_does_not_say_what_it_must_is_refused() {
+    let fine = rule(|_| {}).unwrap().unwrap();
+    let Body::Policy(policy) = fine.into_body() else {
+        panic!("a policy");
+    };
+    assert_eq!(policy.rules.len(), 1);
+    let port = |protocol: v1::Protocol, first, last, name: &str| v1::PortMatch {
+        protocol: protocol.into(),
+        first,
+        last,
+        name: name.into(),
+    };
+    let (tcp, any) = (v1::Protocol::Tcp, v1::Protocol::Unspecified);
+    let wrong: Vec<Box<dyn FnOnce(&mut v1::PolicyRule)>> = vec![
+        Box::new(|rule| rule.direction = 7),
+        Box::new(|rule| rule.action = 0),
+        Box::new(|rule| rule.groups.push("pods/x".into())),
+        Box::new(|rule| rule.domains.push("localhost".into())),
+        Box::new(|rule| rule.networks.push(v1::Network::default())),
+        Box::new(|rule| {
+            rule.networks.push(v1::Network {
+                cidr: "10.0.0.0/8".into(),
+                except: vec!["11.0.0.0/16".into()],
+            });
+        }),
+        Box::new(move |rule| rule.ports.push(port(any, 80, 80, ""))),
+        Box::new(move |rule| rule.ports.push(port(tcp, 81, 80, ""))),
+        Box::new(move |rule| rule.ports.push(port(tcp, 0, 80, ""))),
+        Box::new(move |rule| rule.ports.push(port(tcp, 80, 65_536, ""))),
+        Box::new(move |rule| rule.ports.push(port(tcp, 0, 0, "HTTP"))),
+    ];
+    for (number, change) in wrong.into_iter().enumerate() {
+        assert!(rule(change).is_err(), "{number}");
+    }
+}
