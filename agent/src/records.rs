@@ -252,6 +252,7 @@ impl Inner {
             changed: entries.iter().map(|entry| entry.to_wire()).collect(),
             removed: Vec::new(),
             complete: false,
+            groups: Vec::new(),
         };
         let mut payloads: Vec<Vec<u8>> = entries
             .chunks(CHUNK)

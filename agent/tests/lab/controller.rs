@@ -95,6 +95,7 @@ impl Distribution for Service {
                 changed,
                 removed,
                 complete: true,
+                groups: Vec::new(),
                 skipped: 0,
             };
             sender

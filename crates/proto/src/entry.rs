@@ -1,6 +1,6 @@
 //! Records and batches in their typed form.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -9,6 +9,7 @@ use carrick_policy::{EnforcedPolicy, GroupKey, Members, NamedPort};
 use ipnet::IpNet;
 use sha2::{Digest, Sha256};
 
+use crate::group::{GroupDifference, GroupHash};
 use crate::invalid::{Invalid, at_most};
 use crate::key::{Key, NodeName, PodUid};
 use crate::limits;
@@ -17,8 +18,8 @@ use crate::number::Number;
 use crate::policy;
 use crate::v1;
 
-/// The first 16 bytes of SHA-256 over a record's encoded body. Both sides compute it from the
-/// content they hold, so equal hashes mean equal content, whoever sent it.
+/// The first 16 bytes of SHA-256 over a record's encoded body; of a group its [`GroupHash`]. Both sides
+/// compute it from the content they hold, so equal hashes mean equal content, whoever sent it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ContentHash([u8; 16]);
 
@@ -27,12 +28,19 @@ impl ContentHash {
     /// of their numbers, no maps.
     #[must_use]
     pub fn of(body: &Body) -> Self {
+        if let Body::Group(group) = body {
+            return GroupHash::of(&group.group, &group.members).content_hash();
+        }
         let mut encoded = Vec::with_capacity(256);
         body.to_wire().encode(&mut encoded);
         let digest: [u8; 32] = Sha256::digest(&encoded).into();
         let mut hash = [0; 16];
         hash.copy_from_slice(&digest[..16]);
         Self(hash)
+    }
+
+    pub(crate) const fn from_bytes(bytes: [u8; 16]) -> Self {
+        Self(bytes)
     }
 
     /// The 16 bytes.
@@ -329,6 +337,8 @@ pub struct Delta {
     /// Records that are gone. A key that is not held is no error: what came and went between two
     /// batches is named here, too.
     pub removed: Vec<Key>,
+    /// Groups that the agent holds, by difference. None is here twice, nor in `changed` as well.
+    pub groups: Vec<GroupDifference>,
     /// The agent now holds all of its records.
     pub complete: bool,
     /// Records and keys of kinds this code does not know; they were left out.
@@ -344,6 +354,7 @@ impl Delta {
             changed: self.changed.iter().map(Entry::to_wire).collect(),
             removed: self.removed.iter().map(ToString::to_string).collect(),
             complete: self.complete,
+            groups: self.groups.iter().map(GroupDifference::to_wire).collect(),
         }
     }
 }
@@ -354,6 +365,7 @@ impl TryFrom<v1::Batch> for Delta {
     fn try_from(batch: v1::Batch) -> Result<Self, Invalid> {
         at_most("changed", batch.changed.len(), limits::RECORDS)?;
         at_most("removed", batch.removed.len(), limits::RECORDS)?;
+        at_most("groups", batch.groups.len(), limits::RECORDS)?;
         let mut delta = Self {
             number: batch
                 .number
@@ -373,6 +385,16 @@ impl TryFrom<v1::Batch> for Delta {
                 Some(key) => delta.removed.push(key),
                 None => delta.skipped += 1,
             }
+        }
+        let changed = delta.changed.iter().map(Entry::key);
+        let mut named: BTreeSet<Key> = changed.collect();
+        for difference in batch.groups {
+            let difference = GroupDifference::try_from(difference)?;
+            if !named.insert(Key::Group(difference.group)) {
+                let group = difference.group.to_string();
+                return Err(Invalid::malformed("groups", &group, "a group named once"));
+            }
+            delta.groups.push(difference);
         }
         Ok(delta)
     }
@@ -463,7 +485,7 @@ mod tests {
                 route("b").to_wire(),
             ],
             removed: vec!["later/2".into(), "pod/x".into()],
-            complete: false,
+            ..v1::Batch::default()
         };
         let delta = Delta::try_from(batch).unwrap();
         assert_eq!(

@@ -12,7 +12,7 @@
 //!
 //! ```text
 //! v1::Hello ─► Greeting        what an agent says of itself when it opens its stream
-//! v1::Batch ─► Delta ─► Entry{ContentHash, Body} and Key
+//! v1::Batch ─► Delta ─► Entry{ContentHash, Body}, Key and GroupDifference (GroupHash)
 //! v1::Realized, AddressReport, AgentReport ─► Realized, AddressChange, NodeReport
 //! ```
 //!
@@ -22,6 +22,7 @@
 //! This crate depends on no runtime: [`v1`] names tonic's types, and drivers elsewhere use them.
 
 mod entry;
+mod group;
 mod invalid;
 mod key;
 pub mod limits;
@@ -44,6 +45,7 @@ pub mod v1 {
 }
 
 pub use entry::{Body, ContentHash, Delta, Entry, GroupFacts, NodeFacts, PodFacts, RouteFacts};
+pub use group::{GroupDifference, GroupHash};
 pub use invalid::Invalid;
 pub use key::{Key, NodeName, PodUid};
 pub use net::{parse_address, parse_addresses, parse_cidr, parse_cidrs};

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use carrick_policy::{
-    Action, Direction, DomainName, EnforcedPolicy, GroupKey, Isolation, Members, NamedPort,
-    Network, Peers, PolicyName, PortMatch, Protocol, Rule, Tier, is_port_name,
+    Action, Direction, DomainName, EnforcedPolicy, GroupKey, Isolation, MemberKey, Members,
+    NamedPort, Network, Peers, PolicyName, PortMatch, Protocol, Rule, Tier, is_port_name,
 };
 
 use crate::invalid::{Invalid, at_most};
@@ -258,23 +258,29 @@ fn port_from_wire(wire: &v1::PortMatch) -> Result<PortMatch, Invalid> {
 }
 
 pub(crate) fn members_to_wire(members: &Members) -> Vec<v1::GroupMember> {
-    let members = members
-        .iter()
-        .map(|((owner, address), ports)| v1::GroupMember {
-            owner: owner.to_string(),
-            address: address.to_string(),
-            ports: ports_to_wire(ports),
-        });
+    let members = members.iter();
+    let members = members.map(|(member, ports)| member_to_wire(member, ports));
     members.collect()
+}
+
+pub(crate) fn member_to_wire((owner, address): &MemberKey, ports: &[NamedPort]) -> v1::GroupMember {
+    v1::GroupMember {
+        owner: owner.to_string(),
+        address: address.to_string(),
+        ports: ports_to_wire(ports),
+    }
+}
+
+pub(crate) fn member_key(wire: &v1::GroupMember) -> Result<MemberKey, Invalid> {
+    at_most("owner", wire.owner.len(), limits::NODE_NAME)?;
+    let address = parse_address("address", &wire.address)?;
+    Ok((wire.owner.as_str().into(), address))
 }
 
 pub(crate) fn members_from_wire(wire: Vec<v1::GroupMember>) -> Result<Members, Invalid> {
     at_most("members", wire.len(), limits::MEMBERS)?;
-    let members = wire.into_iter().map(|member| {
-        at_most("owner", member.owner.len(), limits::NODE_NAME)?;
-        let address = parse_address("address", &member.address)?;
-        let ports = ports_from_wire(member.ports)?;
-        Ok(((member.owner.as_str().into(), address), ports))
-    });
+    let members = wire
+        .into_iter()
+        .map(|member| Ok((member_key(&member)?, ports_from_wire(member.ports)?)));
     members.collect()
 }

@@ -10,7 +10,13 @@
 
 mod support;
 
-use carrick_proto::{Body, Entry, GroupFacts, Invalid, PodFacts, PodUid, v1};
+use std::collections::BTreeMap;
+
+use carrick_policy::{GroupKey, MemberKey, Members};
+use carrick_proto::{
+    Body, Delta, Entry, GroupDifference, GroupFacts, GroupHash, Invalid, Number, PodFacts, PodUid,
+    v1,
+};
 use proptest::prelude::*;
 use proptest::test_runner::FileFailurePersistence;
 use support::generate::{PODS, world};
@@ -48,6 +54,117 @@ proptest! {
                 prop_assert_eq!(read, Ok(Some(entry)));
             }
         }
+    }
+}
+
+fn group() -> GroupKey {
+    "addresses/062aba0419c33e2f50402d923987f00c"
+        .parse()
+        .unwrap()
+}
+
+fn members(owners: &[u8]) -> Members {
+    let members = owners.iter().map(|owner| {
+        let ports = if owner % 3 == 0 {
+            named_port(*owner)
+        } else {
+            Vec::new()
+        };
+        (member(*owner), ports.into())
+    });
+    members.collect()
+}
+
+fn member(owner: u8) -> MemberKey {
+    (format!("uid-{owner}").into(), [10, 1, 0, owner].into())
+}
+
+fn named_port(number: u8) -> Vec<carrick_policy::NamedPort> {
+    vec![carrick_policy::NamedPort {
+        name: "web".into(),
+        protocol: carrick_policy::Protocol::Tcp,
+        port: u16::from(number) + 1,
+    }]
+}
+
+fn owners() -> impl Strategy<Value = Vec<u8>> {
+    prop::collection::btree_set(0_u8..40, 0..20).prop_map(|set| set.into_iter().collect())
+}
+
+proptest! {
+    #![proptest_config(config(200))]
+
+    #[test]
+    fn differences_survive_the_wire_and_lead_to_the_hash_of_the_whole(before in owners(), after in owners()) {
+        let (before, after) = (members(&before), members(&after));
+        let mut hash = GroupHash::of(&group(), &before);
+        let removed: BTreeMap<_, _> = before.iter().filter(|(member, _)| !after.contains_key(*member)).collect();
+        let added: Members = after
+            .iter()
+            .filter(|(member, _)| !before.contains_key(*member))
+            .map(|(member, ports)| (member.clone(), ports.clone()))
+            .collect();
+        for (member, ports) in &removed {
+            hash.remove(member, ports);
+        }
+        for (member, ports) in &added {
+            hash.add(member, ports);
+        }
+        let whole = Entry::new(Body::Group(GroupFacts { group: group(), members: after }));
+        prop_assert_eq!(hash.content_hash(), whole.hash());
+        let delta = Delta {
+            number: Number::new(1, 1),
+            groups: vec![GroupDifference {
+                group: group(),
+                hash: whole.hash(),
+                removed: removed.into_keys().cloned().collect(),
+                added,
+            }],
+            ..Delta::default()
+        };
+        prop_assert_eq!(Delta::try_from(delta.to_wire()), Ok(delta));
+    }
+}
+
+#[test]
+fn a_hostile_difference_is_refused() {
+    let difference = || v1::GroupDifference {
+        group: group().to_string(),
+        hash: vec![0; 16],
+        added: vec![],
+        removed: vec![v1::GroupMember {
+            owner: "uid-1".into(),
+            address: "10.1.0.1".into(),
+            ports: vec![],
+        }],
+    };
+    let read = |groups: Vec<v1::GroupDifference>, changed: Vec<v1::Record>| {
+        let batch = v1::Batch {
+            number: Some(v1::Number::default()),
+            groups,
+            changed,
+            ..v1::Batch::default()
+        };
+        Delta::try_from(batch)
+    };
+    assert!(read(vec![difference()], vec![]).is_ok());
+    let whole = Entry::new(Body::Group(GroupFacts {
+        group: group(),
+        members: Members::new(),
+    }));
+    assert!(read(vec![difference(), difference()], vec![]).is_err());
+    assert!(read(vec![difference()], vec![whole.to_wire()]).is_err());
+    let wrong: [fn(&mut v1::GroupDifference); 5] = [
+        |wrong| wrong.group = "later/1".into(),
+        |wrong| wrong.hash.truncate(15),
+        |wrong| wrong.removed[0].address = "10.1.0".into(),
+        |wrong| wrong.removed[0].owner = "a".repeat(254),
+        |wrong| wrong.removed[0].ports.push(v1::NamedPort::default()),
+    ];
+    for (number, change) in wrong.into_iter().enumerate() {
+        let mut wrong = difference();
+        change(&mut wrong);
+        assert!(read(vec![wrong], vec![]).is_err(), "{number}");
     }
 }
 

@@ -150,10 +150,30 @@ pub struct Batch {
     /// The agent now holds all of its records (closes the first batch of a stream).
     #[prost(bool, tag = "4")]
     pub complete: bool,
+    /// Groups of peers that the agent holds, by difference: a group at most once, here or in changed.
+    #[prost(message, repeated, tag = "5")]
+    pub groups: ::prost::alloc::vec::Vec<GroupDifference>,
+}
+/// GroupDifference is what changes of a group of peers. An agent that does not hold the group, or then
+/// holds another one than hash says, ends the stream and names the group no more in its next Hello.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct GroupDifference {
+    #[prost(string, tag = "1")]
+    pub group: ::prost::alloc::string::String,
+    /// Of the group's content afterwards, as in its Record.
+    #[prost(bytes = "vec", tag = "2")]
+    pub hash: ::prost::alloc::vec::Vec<u8>,
+    /// Who is new, or calls its ports otherwise.
+    #[prost(message, repeated, tag = "3")]
+    pub added: ::prost::alloc::vec::Vec<GroupMember>,
+    /// Who is gone: owner and address alone.
+    #[prost(message, repeated, tag = "4")]
+    pub removed: ::prost::alloc::vec::Vec<GroupMember>,
 }
 /// Record: one fact a node needs. key is "node", "route/NODE", "group/GROUP", "policy/NAMESPACE/NAME"
 /// (of a ClusterNetworkPolicy "policy//NAME") or "pod/UID"; hash is the first 16 bytes of SHA-256 over
-/// the encoded body, so that any leader computes the same.
+/// the encoded body, so that any leader computes the same. A group's hash is a sum of 128 bits that wraps:
+/// the same of "KIND/HASH", and of each encoded member.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Record {
     #[prost(string, tag = "1")]
