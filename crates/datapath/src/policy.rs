@@ -26,4 +26,4 @@ mod place;
 mod range;
 
 pub use enforcer::Enforcer;
-pub use part::Connected;
+pub use part::{Connected, EnforcedPart};

@@ -32,6 +32,12 @@ impl GroupHash {
         hash
     }
 
+    /// Of a group whose record has this hash.
+    #[must_use]
+    pub const fn resume(hash: ContentHash) -> Self {
+        Self(u128::from_be_bytes(*hash.as_bytes()))
+    }
+
     /// A member is there that was not.
     pub fn add(&mut self, member: &MemberKey, ports: &[NamedPort]) {
         self.0 = self.0.wrapping_add(member_hash(member, ports));

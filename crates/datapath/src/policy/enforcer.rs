@@ -1,6 +1,6 @@
 //! Policy of one node in the switch: what the controller says in, modifications of flows out.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use carrick_openflow::{Flow, FlowMod, MatchError, Mod, State, diff};
@@ -11,7 +11,7 @@ use carrick_policy::{
 
 use super::clause::Clause;
 use super::order::priorities;
-use super::part::{Connected, Outline, Part, ledger_key, outlines};
+use super::part::{Connected, EnforcedPart, Outline, Part, ledger_key, outlines};
 use super::place::{Place, Purpose, cookie, shown};
 use crate::cookie::Kind;
 use crate::ledger::{IdLedger, LedgerError};
@@ -180,6 +180,44 @@ impl Enforcer {
         }
     }
 
+    /// What a policy has in the switch; nothing while it waits.
+    pub fn parts(&self, name: &PolicyName) -> impl Iterator<Item = EnforcedPart<'_>> {
+        let parts = self.parts.get(name).into_iter().flatten();
+        parts.map(|part| EnforcedPart {
+            direction: part.direction,
+            rule: part.rule(),
+            table: part.table,
+            priority: part.priority,
+            id: part.object,
+        })
+    }
+
+    /// How many flows there are by the ids of what they are for. Flows that rules share count for each.
+    pub fn flows_by_id(&self) -> BTreeMap<u32, usize> {
+        let mut count = BTreeMap::new();
+        for purpose in self.flows.values().flat_map(BTreeMap::keys) {
+            *count.entry(purpose.id()).or_default() += 1;
+        }
+        count
+    }
+
+    /// Forgets the ids of everything else, once nothing in the switch carries them.
+    pub fn retain_ids(&self, ledger: &mut IdLedger) {
+        let policies = self.state.policies.values();
+        let mut keys: HashSet<String> = policies.flat_map(|policy| ledger_keys(policy)).collect();
+        keys.extend(self.leaving.iter().chain(&self.freed).cloned());
+        ledger.retain(Kind::PolicyRule, |key| keys.contains(key));
+    }
+
+    /// Whether a policy for a pod has no flows, because the ledger had no ids for it. Which one.
+    pub fn lacks(&self, uid: &str) -> Option<&PolicyName> {
+        let record = self.state.pods.get(uid)?;
+        self.waiting.iter().find(|name| {
+            let policy = self.state.policies.get(*name);
+            policy.is_some_and(|policy| record.groups.binary_search(&policy.applied_to).is_ok())
+        })
+    }
+
     /// Every flow, in the order of tables, priorities and matches.
     ///
     /// # Errors
@@ -289,9 +327,7 @@ impl Enforcer {
         }
         self.waiting.remove(name);
         if let Some(policy) = self.state.policies.remove(name) {
-            let keys = outlines(&policy).into_iter().filter(Outline::counts);
-            let keys = keys.map(|outline| ledger_key(&policy, outline.direction, &outline.what));
-            self.freed.extend(keys);
+            self.freed.extend(ledger_keys(&policy));
         }
     }
 
@@ -441,6 +477,12 @@ impl Enforcer {
             self.flows.remove(&place);
         }
     }
+}
+
+/// Keys of the ledger that a policy has.
+fn ledger_keys(policy: &EnforcedPolicy) -> impl Iterator<Item = String> {
+    let counted = outlines(policy).into_iter().filter(Outline::counts);
+    counted.map(|outline| ledger_key(policy, outline.direction, &outline.what))
 }
 
 /// Takes a policy out of a group's, and the group with its last one.

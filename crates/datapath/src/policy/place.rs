@@ -84,6 +84,14 @@ impl Place {
 }
 
 impl Purpose {
+    /// The id of what it is for.
+    pub(super) const fn id(&self) -> u32 {
+        match self {
+            Self::Decide { object, .. } => *object,
+            Self::Clause { conjunction, .. } => *conjunction,
+        }
+    }
+
     fn action(self) -> Option<Action> {
         match self {
             Self::Clause {
