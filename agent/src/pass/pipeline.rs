@@ -219,19 +219,16 @@ impl Pipeline {
         report.pods = pods - desired.left_out.len();
         let policy = self.policy.changes(&mut self.flows);
         let policy = policy.map_err(|error| rendering(chain(&error)))?;
-        let policy_changes = policy.len();
+        let changed = !policy.is_empty();
         report.changed = self.flows.sync(&rendered.target, policy).await?;
-        let changed = policy_changes > 0;
-        self.policy
-            .acknowledged(&self.flows, &mut self.ledger, changed);
+        self.policy.acknowledged(&self.flows, &mut self.ledger);
         rendered.saved &= !changed;
         // Somebody may have removed it, as they may have removed flows.
         if looked || !rendered.saved {
             let bridge = link::INTEGRATION_BRIDGE;
             let mut commit = desired.to_commit(&self.boot_id, plan.datapath, bridge);
-            let policy = self.policy.lines();
-            let policy = policy.map_err(|error| rendering(chain(&error)))?;
-            commit.flows.extend(policy.iter().cloned());
+            let added = self.policy.add_to(&mut commit);
+            added.map_err(|error| rendering(chain(&error)))?;
             self.services.lines().add_to(&mut commit);
             self.save(&commit).map_err(PassError::Save)?;
             rendered.saved = true;

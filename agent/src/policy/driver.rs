@@ -39,8 +39,8 @@ pub(crate) struct PolicyDriver {
     ids_to_retain: bool,
     /// When everything was compared last, and what that took.
     compared: (Instant, Duration),
-    /// What the saved commit holds of policy; until all is known, what the last one had.
-    lines: Option<Arc<[String]>>,
+    /// What the last saved commit had of policy, until all is known.
+    kept: Option<Vec<String>>,
     /// Why policies have no ids.
     error: Option<String>,
     queries: mpsc::Receiver<Query>,
@@ -56,7 +56,7 @@ impl PolicyDriver {
             adopted: None,
             ids_to_retain: false,
             compared: (Instant::now(), Duration::ZERO),
-            lines: Some(lines_of_file(commit)),
+            kept: Some(lines_of_file(commit)),
             error: None,
             queries,
         }
@@ -68,7 +68,7 @@ impl PolicyDriver {
         if committed.is_whole() && !self.whole {
             // What the switch holds of policy is compared from now on, and no longer left alone.
             self.whole = true;
-            self.lines = None;
+            self.kept = None;
         }
         if update == NodeUpdate::default() && self.enforcer.waiting().next().is_none() {
             return committed;
@@ -168,13 +168,8 @@ impl PolicyDriver {
         Ok(changes)
     }
 
-    /// The switch holds all that [`Self::changes`] said; `changed` if that was anything.
-    pub(crate) fn acknowledged(
-        &mut self,
-        flows: &FlowDriver,
-        ledger: &mut IdLedger,
-        changed: bool,
-    ) {
+    /// The switch holds all that [`Self::changes`] said.
+    pub(crate) fn acknowledged(&mut self, flows: &FlowDriver, ledger: &mut IdLedger) {
         if !self.whole {
             return;
         }
@@ -183,22 +178,20 @@ impl PolicyDriver {
         if std::mem::take(&mut self.ids_to_retain) {
             self.enforcer.retain_ids(ledger);
         }
-        if changed {
-            self.lines = None;
-        }
     }
 
-    /// Policy's part of the saved commit.
+    /// Adds policy's part to the saved commit.
     ///
     /// # Errors
     /// A flow cannot be written.
-    pub(crate) fn lines(&mut self) -> Result<Arc<[String]>, MatchError> {
-        if let Some(lines) = &self.lines {
-            return Ok(Arc::clone(lines));
+    pub(crate) fn add_to(&mut self, commit: &mut Commit) -> Result<(), MatchError> {
+        match &self.kept {
+            Some(kept) => commit.flows.extend(kept.iter().cloned()),
+            None => commit
+                .flows
+                .extend(self.enforcer.lines()?.map(str::to_owned)),
         }
-        let flows = self.enforcer.flows()?;
-        let lines: Arc<[String]> = flows.iter().map(ToString::to_string).collect();
-        Ok(Arc::clone(self.lines.insert(lines)))
+        Ok(())
     }
 
     /// Waits for a question of the read API.
@@ -265,7 +258,7 @@ pub(crate) enum Closed {
 
 /// What the file at `path` holds of policy; nothing where there is no commit, or none that can be read: then the
 /// switch has nothing to replay either.
-fn lines_of_file(path: &Path) -> Arc<[String]> {
+fn lines_of_file(path: &Path) -> Vec<String> {
     let commit = std::fs::read(path).ok();
     let commit = commit.and_then(|bytes| Commit::from_bytes(&bytes).ok());
     let apart = of_policy();

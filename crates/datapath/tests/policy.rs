@@ -67,8 +67,12 @@ impl Node {
     }
 
     /// The switch holds what the enforcer says it does.
-    fn holds(&self) -> Result<(), TestCaseError> {
-        let flows = self.enforcer.flows().unwrap().into_iter();
+    fn holds(&mut self) -> Result<(), TestCaseError> {
+        let flows = self.enforcer.flows().unwrap();
+        let text: Vec<String> = flows.iter().map(ToString::to_string).collect();
+        let lines: Vec<&str> = self.enforcer.lines().unwrap().collect();
+        prop_assert_eq!(lines, text);
+        let flows = flows.into_iter();
         let all: Switch = flows.map(|flow| (key(&flow), flow)).collect();
         prop_assert_eq!(&all, &self.switch);
         Ok(())
@@ -210,7 +214,7 @@ fn group() -> GroupKey {
 /// Policies of these names that isolate the pod in both directions: each needs two ids.
 fn isolating(names: &[&str]) -> NodeUpdate {
     let policies = names.iter().map(|name| {
-        let name = PolicyName::namespaced("n", *name);
+        let name = PolicyName::namespaced("n", name);
         let policy = EnforcedPolicy {
             uid: "u".into(),
             name: name.clone(),

@@ -193,6 +193,9 @@ fn rule(change: impl FnOnce(&mut v1::PolicyRule)) -> Result<Option<Entry>, Inval
     })
 }
 
+/// What is done to a rule.
+type Change = Box<dyn FnOnce(&mut v1::PolicyRule)>;
+
 #[test]
 fn a_rule_that_does_not_say_what_it_must_is_refused() {
     let fine = rule(|_| {}).unwrap().unwrap();
@@ -207,7 +210,7 @@ fn a_rule_that_does_not_say_what_it_must_is_refused() {
         name: name.into(),
     };
     let (tcp, any) = (v1::Protocol::Tcp, v1::Protocol::Unspecified);
-    let wrong: Vec<Box<dyn FnOnce(&mut v1::PolicyRule)>> = vec![
+    let wrong: Vec<Change> = vec![
         Box::new(|rule| rule.direction = 7),
         Box::new(|rule| rule.action = 0),
         Box::new(|rule| rule.groups.push("pods/x".into())),

@@ -31,6 +31,9 @@ pub struct Enforcer {
     flows: HashMap<Place, Purposes>,
     /// What flows were that may have changed since the switch was told.
     told: BTreeMap<Place, Vec<Purpose>>,
+    /// Every flow as text but for `unwritten`, which have changed since.
+    text: BTreeMap<Place, String>,
+    unwritten: BTreeSet<Place>,
     /// Policies that have no flows, because the ledger had no ids for them.
     waiting: BTreeSet<PolicyName>,
     /// Keys of the ledger whose flows go with the next changes.
@@ -228,6 +231,25 @@ impl Enforcer {
             .into_iter()
             .map(|(place, purposes)| place.flow(purposes.keys()));
         flows.collect()
+    }
+
+    /// As [`Self::flows`], in the syntax of `ovs-ofctl`. What has not changed since this was asked for last is
+    /// not written anew.
+    ///
+    /// # Errors
+    /// A flow cannot be written.
+    pub fn lines(&mut self) -> Result<impl Iterator<Item = &str>, MatchError> {
+        while let Some(place) = self.unwritten.last() {
+            match self.flows.get(place) {
+                Some(purposes) => {
+                    let line = place.flow(purposes.keys())?.to_string();
+                    self.text.insert(*place, line);
+                }
+                None => drop(self.text.remove(place)),
+            }
+            self.unwritten.pop_last();
+        }
+        Ok(self.text.values().map(String::as_str))
     }
 
     /// Changes what is known of a pod, and what policies for it say.
@@ -449,6 +471,7 @@ impl Enforcer {
     }
 
     fn note(&mut self, place: Place) {
+        self.unwritten.insert(place);
         let flows = &self.flows;
         self.told.entry(place).or_insert_with(|| {
             let now = flows.get(&place);

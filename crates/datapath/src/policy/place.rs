@@ -85,10 +85,10 @@ impl Place {
 
 impl Purpose {
     /// The id of what it is for.
-    pub(super) const fn id(&self) -> u32 {
+    pub(super) const fn id(self) -> u32 {
         match self {
-            Self::Decide { object, .. } => *object,
-            Self::Clause { conjunction, .. } => *conjunction,
+            Self::Decide { object, .. } => object,
+            Self::Clause { conjunction, .. } => conjunction,
         }
     }
 
