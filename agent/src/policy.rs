@@ -14,3 +14,6 @@
 
 pub(crate) mod driver;
 pub mod view;
+
+#[cfg(test)]
+mod tests;

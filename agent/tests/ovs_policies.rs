@@ -21,7 +21,9 @@ use carrick_node::Namespace;
 use carrick_policy::Direction;
 use carrick_proto::{Entry, GroupDifference, Number};
 use lab::controller::{Controller, node_record, pod_record};
-use lab::policies::{all, member, peers, peers_record, policy_record, subject_record};
+use lab::policies::{
+    all, manifold_record, member, peers, peers_record, policy_record, subject_record,
+};
 use lab::{LabNode, Pod, in_netns, ping, wait, wire};
 
 /// Not a test: the agent's process (see [`lab`]).
@@ -160,6 +162,10 @@ async fn policies_isolate_and_open_and_outlive_restarts() {
     assert_eq!(a.flows(), flows);
     assert!(a.log().contains("does not fit"), "{}", a.log());
 
+    let manifold = manifold_record();
+    realise(&controller, vec![manifold.clone()], &[]);
+    let flows = a.flows();
+
     // An agent that starts changes nothing, and a switch that starts gets its policies back.
     assert!(policy_flows(&flows).len() > 6, "{flows:#?}");
     let (_, saved) = a.api("/v1/flows").unwrap();
@@ -218,7 +224,7 @@ async fn policies_isolate_and_open_and_outlive_restarts() {
     realise(
         &controller,
         vec![],
-        &[&isolating, &opening, &peers_record(&after)],
+        &[&isolating, &opening, &manifold, &peers_record(&after)],
     );
     assert!(policy_flows(&a.flows()).is_empty());
     assert!(ping(&other_box.0, &server_ips[1]));
@@ -356,7 +362,9 @@ async fn lost_records_take_no_policy_away() {
         a.condition("PoliciesEnforced").0 == "Unknown"
     });
     assert_eq!(a.condition("StateIntact").0, "False");
-    assert_eq!(a.report()["pods"], 2, "both were open before");
+    wait("both that were open to be so again", || {
+        a.report()["pods"] == 2
+    });
     let held = || -> Vec<String> { policy_flows(&a.flows()).into_iter().cloned().collect() };
     assert_eq!(held(), expected);
     assert!(is_dropped(&client_box.0, &server_ips[0]));

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use carrick_policy::{
-    Action, Direction, EnforcedPolicy, GroupKey, Isolation, MemberKey, Members, Peers, PolicyName,
-    Rule, Tier,
+    Action, Direction, EnforcedPolicy, GroupKey, Isolation, MemberKey, Members, NamedPort, Network,
+    Peers, PolicyName, PortMatch, Protocol, Rule, Tier,
 };
 use carrick_proto::{Body, Entry, GroupFacts, PodFacts, PodUid};
 
@@ -31,7 +31,12 @@ pub fn subject_record(pod: &Pod) -> Entry {
         namespace: "default".into(),
         name: pod.name.clone(),
         labels: Default::default(),
-        ports: Arc::default(),
+        ports: vec![NamedPort {
+            name: "web".into(),
+            protocol: Protocol::Tcp,
+            port: 8080,
+        }]
+        .into(),
         groups: vec![subjects()],
     }))
 }
@@ -66,6 +71,50 @@ pub fn policy_record(name: &str, direction: Direction, with_peers: bool) -> Entr
         } else {
             Box::default()
         },
+    })))
+}
+
+/// A ClusterNetworkPolicy that has rules of every form and changes nothing that these tests look at: ports by
+/// number, range and name, and ranges of addresses with exceptions.
+pub fn manifold_record() -> Entry {
+    let ports = [
+        PortMatch::Range(Protocol::Tcp, 81, 81),
+        PortMatch::Range(Protocol::Udp, 1000, 1999),
+        PortMatch::Protocol(Protocol::Sctp),
+        PortMatch::Named(None, "web".into()),
+    ];
+    let ranges = [
+        ("192.0.2.0/24", "192.0.2.128/25"),
+        ("2001:db8::/32", "2001:db8:1::/48"),
+    ];
+    let rule = |direction, action| Rule {
+        direction,
+        position: 0,
+        name: Some("of every form".into()),
+        action,
+        peers: Peers {
+            any: false,
+            groups: vec![peers()].into(),
+            networks: ranges
+                .iter()
+                .map(|(cidr, except)| Network::parse(cidr, &[(*except).to_owned()]).unwrap())
+                .collect(),
+            domains: Box::default(),
+        },
+        ports: Some(ports.clone().into()),
+    };
+    Entry::new(Body::Policy(Arc::new(EnforcedPolicy {
+        name: PolicyName::cluster("manifold"),
+        uid: "uid-manifold".into(),
+        tier: Tier::Admin,
+        priority: 10,
+        applied_to: subjects(),
+        isolation: Isolation::default(),
+        rules: vec![
+            rule(Direction::Ingress, Action::Deny),
+            rule(Direction::Egress, Action::Pass),
+        ]
+        .into(),
     })))
 }
 
