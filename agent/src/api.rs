@@ -18,7 +18,7 @@ use carrick_datapath::services::ServiceName;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::net::UnixListener;
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
@@ -40,6 +40,7 @@ pub fn routes(node: Arc<Node>) -> Router {
         .route("/v1/flows", get(flows))
         .route("/v1/services", get(services))
         .route("/v1/services/explain", get(explain))
+        .route("/v1/policies", get(policies))
         .route("/v1/config", get(config))
         .with_state(node)
 }
@@ -124,8 +125,8 @@ async fn addresses(State(node): State<Arc<Node>>) -> Json<Value> {
 async fn records(State(node): State<Arc<Node>>) -> Json<Value> {
     let committed = node.committed();
     let records: Vec<Value> = committed
-        .entries()
-        .map(|entry| json!({ "key": entry.key().to_string(), "hash": entry.hash().to_string() }))
+        .held()
+        .map(|(key, hash)| json!({ "key": key.to_string(), "hash": hash.to_string() }))
         .collect();
     let routes: Vec<Value> = committed
         .routes()
@@ -178,7 +179,33 @@ async fn services(State(node): State<Arc<Node>>, Query(asked): Query<Asked>) -> 
         }
     };
     let (reply, answer) = oneshot::channel();
-    match answered(&node, ServiceQuery::Services { service, reply }, answer).await {
+    match answered(
+        &node.service_queries,
+        ServiceQuery::Services { service, reply },
+        answer,
+    )
+    .await
+    {
+        Ok(answer) => Json(answer).into_response(),
+        Err(response) => response,
+    }
+}
+
+/// Which policies are asked for.
+#[derive(Deserialize)]
+struct AskedPolicy {
+    /// `NAMESPACE/NAME`, or the `NAME` of a ClusterNetworkPolicy: that one.
+    policy: Option<String>,
+}
+
+/// Policies for this node's pods, and what they have in the switch.
+async fn policies(State(node): State<Arc<Node>>, Query(asked): Query<AskedPolicy>) -> Response {
+    let (reply, answer) = oneshot::channel();
+    let query = crate::policy::view::Query {
+        policy: asked.policy,
+        reply,
+    };
+    match answered(&node.policy_queries, query, answer).await {
         Ok(answer) => Json(answer).into_response(),
         Err(response) => response,
     }
@@ -194,7 +221,13 @@ async fn explain(
         Err(refusal) => return refused(&refusal),
     };
     let (reply, answer) = oneshot::channel();
-    match answered(&node, ServiceQuery::Explain { question, reply }, answer).await {
+    match answered(
+        &node.service_queries,
+        ServiceQuery::Explain { question, reply },
+        answer,
+    )
+    .await
+    {
         Ok(Ok(answer)) => Json(answer).into_response(),
         Ok(Err(refusal)) => refused(&refusal),
         Err(response) => response,
@@ -233,13 +266,13 @@ fn surroundings(node: &Node) -> Surroundings {
 }
 
 /// Asks the programmer.
-async fn answered<T>(
-    node: &Node,
-    query: ServiceQuery,
+async fn answered<Q, T>(
+    queries: &mpsc::Sender<Q>,
+    query: Q,
     answer: oneshot::Receiver<T>,
 ) -> Result<T, Response> {
     // With no room for it, the question is dropped and its answer with it.
-    let _ = node.service_queries.try_send(query);
+    let _ = queries.try_send(query);
     // The programmer may be busy with a switch that does not answer.
     if let Ok(Ok(answer)) = tokio::time::timeout(PATIENCE, answer).await {
         return Ok(answer);

@@ -24,21 +24,21 @@
 //! What the switch holds is read in every session and from time to time; in between it is known,
 //! because nobody else writes to our bridge. Whatever fails makes it unknown again.
 //!
-//! Services are not part of what is known: their proxy remembers what it told the switch, in less room. It
-//! gets its part of each reading ([`FlowDriver::take_services`]).
+//! Services and policy are not part of what is known: their drivers remember what they told the switch, in less
+//! room. They get their parts of each reading ([`FlowDriver::take_services`], [`FlowDriver::take_policy`]).
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use carrick_datapath::{CT_ZONE, learned};
+use carrick_datapath::{CT_ZONE, learned, of_policy, of_services};
 use carrick_openflow::connection::{
     BundleError, Config, Connection, Notices, PacketIns, RequestError,
 };
 use carrick_openflow::message::CtFlush;
 use carrick_openflow::message::nicira::CtTuple;
-use carrick_openflow::{Mod, State, diff};
+use carrick_openflow::{Flow, Mod, State, diff};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tracing::{debug, error, warn};
@@ -83,6 +83,8 @@ struct Admitted {
     known: Option<Known>,
     /// Services' part of the last reading, until somebody takes it.
     services: Option<State>,
+    /// Policy's.
+    policy: Option<Vec<Flow>>,
 }
 
 /// What the bridge is known to hold.
@@ -178,6 +180,7 @@ impl FlowDriver {
             generation,
             known: None,
             services: None,
+            policy: None,
         });
         Ok(())
     }
@@ -190,6 +193,17 @@ impl FlowDriver {
     /// What the bridge holds of Services, each time it was read anew.
     pub fn take_services(&mut self) -> Option<State> {
         self.admitted.as_mut()?.services.take()
+    }
+
+    /// What the bridge holds of policy, each time it was read anew.
+    pub fn take_policy(&mut self) -> Option<Vec<Flow>> {
+        self.admitted.as_mut()?.policy.take()
+    }
+
+    /// Whether there is something to take.
+    pub fn has_policy(&self) -> bool {
+        let admitted = self.admitted.as_ref();
+        admitted.is_some_and(|admitted| admitted.policy.is_some())
     }
 
     /// The bridge is read before it is written again.
@@ -216,7 +230,7 @@ impl FlowDriver {
     }
 
     /// Reads the bridge when it is not known or was not read for long, and returns what was read, without
-    /// Services. Call [`Self::admit`] before.
+    /// Services and policy. Call [`Self::admit`] before.
     ///
     /// # Errors
     /// No session is admitted, or it broke.
@@ -231,8 +245,9 @@ impl FlowDriver {
             return Ok(None);
         }
         let dumped = admitted.session.dump_state().await;
-        let (dumped, services) = apart(dumped.map_err(FlowError::Read)?);
+        let (dumped, services, policy) = apart(dumped.map_err(FlowError::Read)?);
         admitted.services = Some(services);
+        admitted.policy = Some(policy);
         let (flows, generation) = (dumped.flows.len(), admitted.generation);
         debug!(flows, generation, "read the integration bridge");
         if let Some(known) = known {
@@ -248,16 +263,22 @@ impl FlowDriver {
         Ok(Some(&known.state))
     }
 
-    /// Makes the bridge hold `target` (canonical) by the least change; how many modifications that
-    /// were. Call [`Self::fresh_dump`] before.
+    /// Makes the bridge hold `target` (canonical) by the least change, and makes `policy` changes in the same
+    /// bundle: no packet meets a pod's open port without the pod's policy. How many modifications that were.
+    /// Call [`Self::fresh_dump`] before.
     ///
     /// # Errors
     /// The bridge refused or did not answer: nothing or all was applied, and it is read anew before
     /// the next attempt.
-    pub async fn sync(&mut self, target: &State) -> Result<usize, FlowError> {
+    pub async fn sync(&mut self, target: &State, policy: Vec<Mod>) -> Result<usize, FlowError> {
         let admitted = self.admitted.as_mut().ok_or(FlowError::Away)?;
         let known = admitted.known.take().ok_or(FlowError::Away)?;
-        let plan = diff(&known.state, target, &learned());
+        let mut plan = diff(&known.state, target, &learned());
+        if !policy.is_empty() {
+            // What was read before is no longer so.
+            admitted.policy = None;
+            plan.bundle.extend(policy);
+        }
         if plan.is_empty() {
             admitted.known = Some(known);
             return Ok(0);
@@ -309,28 +330,26 @@ impl FlowDriver {
     }
 }
 
-/// The pipeline's part of a reading, and Services'.
-fn apart(dumped: State) -> (State, State) {
-    let apart = learned();
-    let (services, flows) = dumped
-        .flows
-        .into_iter()
-        .partition(|flow| apart.contains(flow));
-    let (service_groups, groups) = dumped
+/// The pipeline's part of a reading, Services' and policy's.
+fn apart(dumped: State) -> (State, State, Vec<Flow>) {
+    let (of_services, of_policy) = (of_services(), of_policy());
+    let (mut own, mut services) = (State::default(), State::default());
+    let mut policy = Vec::new();
+    for flow in dumped.flows {
+        if of_services.contains(&flow) {
+            services.flows.push(flow);
+        } else if of_policy.contains(&flow) {
+            policy.push(flow);
+        } else {
+            own.flows.push(flow);
+        }
+    }
+    (services.groups, own.groups) = dumped
         .groups
         .into_iter()
-        .partition(|group| apart.contains_group(group.id));
-    let own = State {
-        flows,
-        groups,
-        meters: dumped.meters,
-    };
-    let services = State {
-        flows: services,
-        groups: service_groups,
-        meters: Vec::new(),
-    };
-    (own, services)
+        .partition(|group| of_services.contains_group(group.id));
+    own.meters = dumped.meters;
+    (own, services, policy)
 }
 
 /// What removes the entries from and to an address.

@@ -4,6 +4,7 @@
 //! core      plan desired records ledgerfile before status firewall podmtu  data in, data out
 //! drivers   host (netlink, nftables, sysctls)  switchdb (OVSDB)  flows (OpenFlow)  journal sole
 //! services  object feed kept view tell: core; watch (the API server), driver, host, health: Services
+//! policy    driver view                                               policies, fed by the records
 //! wiring    run programmer pass stream session controllers readiness info api cleanup
 //! cni ipam portmap                                                 the CNI server and addresses
 //! ```
@@ -62,6 +63,7 @@ pub mod peers;
 pub mod plan;
 pub mod podmtu;
 pub mod podnetwork;
+pub mod policy;
 pub mod portmap;
 pub mod programmer;
 pub mod readiness;

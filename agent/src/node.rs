@@ -63,6 +63,8 @@ pub struct Node {
     pub programmer: mpsc::Sender<Request>,
     /// Questions about Services, to the programmer.
     pub service_queries: mpsc::Sender<Query>,
+    /// Questions about policies, to the programmer.
+    pub policy_queries: mpsc::Sender<crate::policy::view::Query>,
     /// How Services get into the switch.
     pub service_sync: SyncMetrics,
     /// Address changes for the stream.

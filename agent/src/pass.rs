@@ -36,7 +36,7 @@ mod ports;
 
 pub use host::HostState;
 use host::{Done, links_of_note, tables_hold};
-use pipeline::OpenPods;
+use pipeline::{OpenPod, OpenPods};
 pub use pipeline::{Pipeline, Programmed};
 use ports::apply_ports;
 
@@ -149,7 +149,7 @@ impl Programmer {
             return Err(PassError::OtherSwitch { node, found });
         }
         let mut laps = Laps::start();
-        let committed = self.node.committed();
+        let committed = self.pipeline.learn(&self.node.records);
         let mut links = self.links(attach, detach).await?;
         laps.lap("links");
         let wanted = self.update_attached(attach, detach, &links);
@@ -184,7 +184,7 @@ impl Programmer {
         let open = open_pods(&wanted, &committed);
         let state = plan.state(
             open.iter()
-                .map(|(key, (_, pod))| (key.clone(), *pod))
+                .map(|(key, open)| (key.clone(), open.pod))
                 .collect(),
         );
         let mut host = self.host_desired(&plan, &state, &links);
@@ -281,6 +281,7 @@ impl Programmer {
             }
         };
         laps.lap("stack and flows");
+        self.tell_policy();
         self.sync_services().await;
         laps.lap("Services");
         report.flush_error = self.pipeline.flush(detach).await.err();
@@ -293,6 +294,14 @@ impl Programmer {
             .set(condition::PODS_HAVE_MTU, podmtu::fact(&larger, plan.mtu));
         self.publish(&plan);
         Ok(report)
+    }
+
+    /// Says how policies are.
+    fn tell_policy(&self) {
+        let policy = &self.pipeline.policy;
+        let board = &self.node.board;
+        board.set(condition::POLICIES_ENFORCED, policy.fact());
+        board.update(|report| report.policies = policy.len());
     }
 
     /// Gives the switch a batch of changes of Services, and says how they are.
@@ -398,8 +407,12 @@ fn open_pods(wanted: &[Arc<Attachment>], committed: &Committed) -> OpenPods {
         .iter()
         .filter(|attachment| is_open(attachment, committed))
         .filter_map(|attachment| {
-            let pod = pod_of(attachment)?;
-            Some((attachment.key.to_string(), (Arc::clone(attachment), pod)))
+            let open = OpenPod {
+                attachment: Arc::clone(attachment),
+                pod: pod_of(attachment)?,
+                uid: committed.pod(&attachment.pod)?.uid.as_str().into(),
+            };
+            Some((attachment.key.to_string(), open))
         })
         .collect()
 }

@@ -199,7 +199,7 @@ mod tests {
             pod_cidrs: vec![cidr.parse().unwrap()],
             addresses: Vec::new(),
             problem: None,
-            labels: BTreeMap::new(),
+            labels: std::collections::BTreeMap::new(),
         }))
     }
 
@@ -242,6 +242,9 @@ mod tests {
             uid: PodUid::new("p1").unwrap(),
             namespace: "default".into(),
             name: "p".into(),
+            labels: BTreeMap::new(),
+            ports: Arc::default(),
+            groups: Vec::new(),
         }));
         let both = delta(2, vec![node(new.0, new.1), record]);
         records.commit(&both).unwrap();

@@ -25,6 +25,8 @@ use crate::node::{Node, Realized};
 use crate::otherswitch::OtherSwitch;
 use crate::pass::{PassError, PassReport, Pipeline};
 use crate::plan::NodePlan;
+use crate::policy::driver::PolicyDriver;
+use crate::policy::view::Query;
 use crate::services::driver::{Inlets, ServiceDriver};
 use crate::status::Fact;
 use crate::switchdb::SwitchDriver;
@@ -96,6 +98,7 @@ impl Programmer {
         health: Health,
         requests: mpsc::Receiver<Request>,
         services: Inlets,
+        policy_queries: mpsc::Receiver<Query>,
     ) -> Self {
         let attached = node
             .attachments
@@ -106,10 +109,11 @@ impl Programmer {
             .collect();
         health.unready(DATAPATH_CHECK, "the switch is not programmed yet");
         let services = ServiceDriver::new(&node, services, &host);
+        let policy = PolicyDriver::new(&node.paths.commit(), policy_queries);
         let management = node.paths.management(link::INTEGRATION_BRIDGE);
         Self {
             switch: SwitchDriver::new(node.paths.database()),
-            pipeline: Pipeline::new(&node, FlowDriver::new(management), ledger, services),
+            pipeline: Pipeline::new(&node, FlowDriver::new(management), ledger, services, policy),
             other_switch: OtherSwitch::new(&node.paths),
             node,
             host,
@@ -153,6 +157,10 @@ impl Programmer {
                 _ = database.changed() => {}
                 () = self.pipeline.flows.reconnected() => {}
                 () = tokio::time::sleep_until(next) => {}
+                query = self.pipeline.policy.next() => {
+                    self.pipeline.policy.answer(query);
+                    continue;
+                }
                 // Last, so that endpoints that come and go without a pause keep nothing else waiting.
                 event = self.pipeline.services.next() => {
                     // Neither links nor ports nor the host are concerned.

@@ -2,14 +2,17 @@
 //!
 //! A batch is durable before anything is programmed from it, so an agent that starts without a
 //! controller or API server programs what was last told. The payload is the batch's protobuf
-//! encoding: what the wire refuses, the disk refuses by the same code.
+//! encoding: what the wire refuses, the disk refuses by the same code. Differences of groups are on disk as they
+//! came; a compaction writes wholes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use carrick_policy::{GroupKey, NodeUpdate, PodRecord};
 use carrick_proto::{
-    Body, Delta, Entry, Invalid, Key, NodeFacts, Number, PodFacts, RouteFacts, v1,
+    Body, ContentHash, Delta, Entry, GroupFacts, Invalid, Key, NodeFacts, Number, PodFacts,
+    RouteFacts, v1,
 };
 use parking_lot::Mutex;
 use prost::Message as _;
@@ -17,10 +20,15 @@ use prost::Message as _;
 use crate::ipam::PodRef;
 use crate::journal::{Journal, JournalError, Recovery};
 
+mod groups;
+
+use groups::Groups;
+pub use groups::Misfit;
+
 /// A journal below this many bytes is never compacted.
 const COMPACT_ABOVE: u64 = 1 << 20;
-/// Records per journal record in a compaction: about 200 KB.
-const CHUNK: usize = 1024;
+/// Bytes of records after which a compaction begins another journal record.
+const CHUNK: usize = 256 << 10;
 
 /// Why a batch was not committed. Nothing has changed then.
 #[derive(Debug, thiserror::Error)]
@@ -33,6 +41,18 @@ pub enum CommitError {
         /// What this node has.
         held: Number,
     },
+    /// A difference does not fit the group that is held. [`RecordStore::held`] names the group no more until it
+    /// came whole.
+    #[error("number {number} has a difference of group {group} that does not fit")]
+    Misfit {
+        /// The batch's number.
+        number: Number,
+        /// Which group.
+        group: GroupKey,
+        /// Why.
+        #[source]
+        source: Misfit,
+    },
     /// The disk did not take it.
     #[error("recording number {number}")]
     Journal {
@@ -44,11 +64,14 @@ pub enum CommitError {
     },
 }
 
-/// Everything this node was told, as of a number.
+/// Everything this node was told, as of a number. Copies share the records; of groups there is the hash alone.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Committed {
     number: Number,
-    entries: BTreeMap<Key, Entry>,
+    /// A batch has said that nothing is missing.
+    whole: bool,
+    entries: BTreeMap<Key, Arc<Entry>>,
+    groups: BTreeMap<GroupKey, ContentHash>,
 }
 
 impl Committed {
@@ -57,26 +80,35 @@ impl Committed {
         self.number
     }
 
-    /// Every record.
-    pub fn entries(&self) -> impl Iterator<Item = &Entry> {
-        self.entries.values()
+    /// Whether the controller has told everything once, and nothing of it was lost.
+    pub const fn is_whole(&self) -> bool {
+        self.whole
+    }
+
+    /// Every record's key and hash.
+    pub fn held(&self) -> impl Iterator<Item = (Key, ContentHash)> {
+        let groups = self.groups.iter();
+        let groups = groups.map(|(group, hash)| (Key::Group(*group), *hash));
+        let entries = self.entries.iter();
+        let entries = entries.map(|(key, entry)| (key.clone(), entry.hash()));
+        entries.chain(groups)
     }
 
     /// How many records there are.
     pub fn len(&self) -> usize {
-        self.entries.len()
+        self.entries.len() + self.groups.len()
     }
 
     /// Whether there is no record at all.
     pub fn is_empty(&self) -> bool {
-        self.entries.is_empty()
+        self.len() == 0
     }
 
     /// This node's own Node.
     pub fn node(&self) -> Option<&NodeFacts> {
         match self.entries.get(&Key::Node)?.body() {
             Body::Node(node) => Some(node),
-            Body::Route(_) | Body::Pod(_) => None,
+            _ => None,
         }
     }
 
@@ -86,7 +118,7 @@ impl Committed {
             .values()
             .filter_map(|entry| match entry.body() {
                 Body::Route(route) => Some(route),
-                Body::Node(_) | Body::Pod(_) => None,
+                _ => None,
             })
     }
 
@@ -96,21 +128,15 @@ impl Committed {
     /// the UID its mirror has in the API: such a pod is found by namespace and name. Every other
     /// is found by UID alone, because a StatefulSet's next pod has the name of its predecessor.
     pub fn pod(&self, pod: &PodRef) -> Option<&PodFacts> {
-        let of_entry = |entry: &'_ Entry| -> bool { matches!(entry.body(), Body::Pod(_)) };
         if is_manifest_hash(&pod.uid) {
             return self
                 .pods()
                 .find(|facts| facts.namespace == pod.namespace && facts.name == pod.name);
         }
         let key = Key::Pod(carrick_proto::PodUid::new(&pod.uid).ok()?);
-        match self
-            .entries
-            .get(&key)
-            .filter(|entry| of_entry(entry))?
-            .body()
-        {
+        match self.entries.get(&key)?.body() {
             Body::Pod(facts) => Some(facts),
-            Body::Node(_) | Body::Route(_) => None,
+            _ => None,
         }
     }
 
@@ -120,17 +146,27 @@ impl Committed {
             .values()
             .filter_map(|entry| match entry.body() {
                 Body::Pod(pod) => Some(pod),
-                Body::Node(_) | Body::Route(_) => None,
+                _ => None,
             })
     }
 
     fn apply(&mut self, delta: &Delta) {
         self.number = self.number.max(delta.number);
+        self.whole |= delta.complete;
         for key in &delta.removed {
-            self.entries.remove(key);
+            match key {
+                Key::Group(group) => drop(self.groups.remove(group)),
+                key => drop(self.entries.remove(key)),
+            }
         }
         for entry in &delta.changed {
-            self.entries.insert(entry.key(), entry.clone());
+            match entry.key() {
+                Key::Group(group) => drop(self.groups.insert(group, entry.hash())),
+                key => drop(self.entries.insert(key, Arc::new(entry.clone()))),
+            }
+        }
+        for difference in &delta.groups {
+            self.groups.insert(difference.group, difference.hash);
         }
     }
 }
@@ -158,6 +194,11 @@ pub struct RecordStore {
 struct Inner {
     journal: Journal,
     committed: Arc<Committed>,
+    groups: Groups,
+    /// Groups whose difference did not fit: the controller is to send them whole.
+    doubted: BTreeSet<GroupKey>,
+    /// Pods and policies that changed since that was asked for.
+    touched: BTreeSet<Key>,
     compacted: u64,
 }
 
@@ -169,10 +210,19 @@ impl RecordStore {
     pub fn open(path: PathBuf) -> Result<(Self, OpenReport), JournalError> {
         let opened = Journal::open(path)?;
         let mut committed = Committed::default();
+        let mut groups = Groups::default();
         let mut refused = None;
         for record in &opened.records {
-            match decode(record) {
-                Ok(delta) => committed.apply(&delta),
+            let fitting = decode(record).and_then(|delta| {
+                let checked = groups.check(&committed.groups, &delta);
+                checked.map_err(|(group, misfit)| format!("group {group}: {misfit}"))?;
+                Ok(delta)
+            });
+            match fitting {
+                Ok(delta) => {
+                    committed.apply(&delta);
+                    groups.apply(&delta);
+                }
                 Err(reason) => {
                     let count = refused.map_or(1, |(count, _): (usize, String)| count + 1);
                     refused = Some((count, reason));
@@ -185,10 +235,14 @@ impl RecordStore {
             // What is missing must be sent again: the controller compares hashes, so the records
             // that are whole stay, and only the number must not claim what was lost.
             committed.number = Number::NOTHING;
+            committed.whole = false;
         }
         let inner = Inner {
             journal: opened.journal,
+            touched: committed.entries.keys().cloned().collect(),
             committed: Arc::new(committed),
+            groups,
+            doubted: BTreeSet::new(),
             compacted: 0,
         };
         let store = Self {
@@ -205,10 +259,46 @@ impl RecordStore {
         Arc::clone(&self.inner.lock().committed)
     }
 
+    /// What the controller need not send: the position in its log, and the records with their hashes.
+    pub fn held(&self) -> (Number, BTreeMap<Key, ContentHash>) {
+        let inner = self.inner.lock();
+        let doubted = |key: &Key| matches!(key, Key::Group(group) if inner.doubted.contains(group));
+        let held = inner.committed.held();
+        let held = held.filter(|(key, _)| !doubted(key)).collect();
+        (inner.committed.number, held)
+    }
+
+    /// What is committed now, and what of it policies are made of that changed since this was asked for last.
+    pub fn take(&self) -> (Arc<Committed>, NodeUpdate) {
+        let mut inner = self.inner.lock();
+        let mut update = NodeUpdate {
+            groups: inner.groups.take(),
+            ..NodeUpdate::default()
+        };
+        for key in std::mem::take(&mut inner.touched) {
+            let body = inner.committed.entries.get(&key).map(|entry| entry.body());
+            match (key, body) {
+                (Key::Pod(uid), Some(Body::Pod(pod))) => {
+                    let record = pod_record(pod);
+                    update.pods.insert(uid.as_str().into(), Some(record));
+                }
+                (Key::Pod(uid), _) => drop(update.pods.insert(uid.as_str().into(), None)),
+                (Key::Policy(name), Some(Body::Policy(policy))) => {
+                    let policy = Some(Arc::clone(policy));
+                    update.policies.insert(name, policy);
+                }
+                (Key::Policy(name), _) => drop(update.policies.insert(name, None)),
+                (Key::Node | Key::Route(_) | Key::Group(_), _) => {}
+            }
+        }
+        (Arc::clone(&inner.committed), update)
+    }
+
     /// Makes a batch durable, then current.
     ///
     /// # Errors
-    /// The number is older than the committed one, or the disk refused: nothing has changed.
+    /// The number is older than the committed one, a difference does not fit, or the disk refused: nothing has
+    /// changed.
     pub fn commit(&self, delta: &Delta) -> Result<Arc<Committed>, CommitError> {
         let mut inner = self.inner.lock();
         let held = inner.committed.number;
@@ -219,9 +309,22 @@ impl RecordStore {
                 held,
             });
         }
+        if let Err((group, source)) = inner.groups.check(&inner.committed.groups, delta) {
+            inner.doubted.insert(group);
+            return Err(CommitError::Misfit {
+                number,
+                group,
+                source,
+            });
+        }
         let journal = |source| CommitError::Journal { number, source };
         let mut next = Committed::clone(&inner.committed);
         next.apply(delta);
+        for entry in &delta.changed {
+            if let Key::Group(group) = entry.key() {
+                inner.doubted.remove(&group);
+            }
+        }
         if next == *inner.committed {
             return Ok(Arc::clone(&inner.committed));
         }
@@ -239,30 +342,57 @@ impl RecordStore {
             Err(error) => return Err(journal(error)),
         }
         inner.committed = Arc::new(next);
+        inner.groups.apply(delta);
+        let changed = delta.changed.iter().map(Entry::key);
+        let touched = delta.removed.iter().cloned().chain(changed);
+        inner
+            .touched
+            .extend(touched.filter(|key| matches!(key, Key::Pod(_) | Key::Policy(_))));
         Ok(Arc::clone(&inner.committed))
     }
 }
 
 impl Inner {
     fn compact(&mut self) -> Result<(), JournalError> {
-        let entries: Vec<&Entry> = self.committed.entries.values().collect();
         let number = self.committed.number;
-        let wire = |entries: &[&Entry]| v1::Batch {
+        let empty = || v1::Batch {
             number: Some(number.into()),
-            changed: entries.iter().map(|entry| entry.to_wire()).collect(),
-            removed: Vec::new(),
-            complete: false,
+            ..v1::Batch::default()
         };
-        let mut payloads: Vec<Vec<u8>> = entries
-            .chunks(CHUNK)
-            .map(|chunk| wire(chunk).encode_to_vec())
-            .collect();
-        if payloads.is_empty() {
-            payloads.push(wire(&[]).encode_to_vec());
+        let groups = self.groups.iter().map(|(group, members)| {
+            let facts = GroupFacts {
+                group: *group,
+                members: members.clone(),
+            };
+            Entry::new(Body::Group(facts)).to_wire()
+        });
+        let entries = self.committed.entries.values().map(|entry| entry.to_wire());
+        let mut payloads = Vec::new();
+        let (mut batch, mut bytes) = (empty(), 0);
+        for record in groups.chain(entries) {
+            bytes += record.encoded_len();
+            batch.changed.push(record);
+            if bytes > CHUNK {
+                payloads.push(std::mem::replace(&mut batch, empty()).encode_to_vec());
+                bytes = 0;
+            }
         }
+        batch.complete = self.committed.whole;
+        payloads.push(batch.encode_to_vec());
         self.journal.compact(&payloads)?;
         self.compacted = self.journal.length();
         Ok(())
+    }
+}
+
+fn pod_record(pod: &PodFacts) -> PodRecord {
+    PodRecord {
+        uid: pod.uid.as_str().into(),
+        namespace: pod.namespace.as_str().into(),
+        name: pod.name.as_str().into(),
+        labels: pod.labels.clone(),
+        ports: Arc::clone(&pod.ports),
+        groups: pod.groups.clone(),
     }
 }
 
@@ -272,149 +402,4 @@ fn decode(payload: &[u8]) -> Result<Delta, String> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use carrick_proto::{NodeName, PodUid};
-
-    fn pod(uid: &str, name: &str) -> Entry {
-        Entry::new(Body::Pod(PodFacts {
-            uid: PodUid::new(uid).unwrap(),
-            namespace: "default".into(),
-            name: name.into(),
-        }))
-    }
-
-    fn route(node: &str) -> Entry {
-        Entry::new(Body::Route(RouteFacts {
-            node: NodeName::new(node).unwrap(),
-            pod_cidrs: vec!["10.1.0.0/24".parse().unwrap()],
-            tunnel_endpoints: vec!["192.0.2.1".parse().unwrap()],
-        }))
-    }
-
-    fn delta(sequence: u64, changed: Vec<Entry>, removed: Vec<Key>) -> Delta {
-        Delta {
-            number: Number::new(1, sequence),
-            changed,
-            removed,
-            ..Delta::default()
-        }
-    }
-
-    fn reference(uid: &str, name: &str) -> PodRef {
-        PodRef {
-            namespace: "default".into(),
-            name: name.into(),
-            uid: uid.into(),
-        }
-    }
-
-    #[test]
-    fn what_was_committed_is_there_after_a_restart() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("records.journal");
-        let (store, report) = RecordStore::open(path.clone()).unwrap();
-        assert_eq!(report.recovery, Recovery::Created);
-        store
-            .commit(&delta(1, vec![pod("u1", "a"), route("b")], vec![]))
-            .unwrap();
-        store
-            .commit(&delta(2, vec![pod("u2", "c")], vec![pod("u1", "a").key()]))
-            .unwrap();
-        let before = store.committed();
-        drop(store);
-        let (store, report) = RecordStore::open(path).unwrap();
-        assert_eq!(
-            report,
-            OpenReport {
-                recovery: Recovery::Intact,
-                refused: None
-            }
-        );
-        assert_eq!(store.committed(), before);
-        assert_eq!(before.number(), Number::new(1, 2));
-        assert!(before.pod(&reference("u2", "c")).is_some());
-        assert!(before.pod(&reference("u1", "a")).is_none());
-    }
-
-    #[test]
-    fn an_older_number_is_never_accepted() {
-        let directory = tempfile::tempdir().unwrap();
-        let (store, _) = RecordStore::open(directory.path().join("r")).unwrap();
-        store
-            .commit(&delta(5, vec![pod("u1", "a")], vec![]))
-            .unwrap();
-        let older = store.commit(&delta(4, vec![], vec![pod("u1", "a").key()]));
-        assert!(matches!(older, Err(CommitError::Older { .. })));
-        assert!(store.committed().pod(&reference("u1", "a")).is_some());
-        let newer_epoch = Delta {
-            number: Number::new(2, 0),
-            ..delta(0, vec![], vec![pod("u1", "a").key()])
-        };
-        store.commit(&newer_epoch).unwrap();
-        assert!(store.committed().is_empty());
-    }
-
-    #[test]
-    fn damage_keeps_what_is_whole_and_claims_no_number() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("records.journal");
-        let (store, _) = RecordStore::open(path.clone()).unwrap();
-        store
-            .commit(&delta(1, vec![pod("u1", "a")], vec![]))
-            .unwrap();
-        store
-            .commit(&delta(2, vec![pod("u2", "b")], vec![]))
-            .unwrap();
-        drop(store);
-        let mut bytes = std::fs::read(&path).unwrap();
-        bytes[20] ^= 0xff;
-        std::fs::write(&path, bytes).unwrap();
-        let (store, report) = RecordStore::open(path.clone()).unwrap();
-        assert!(matches!(report.recovery, Recovery::Corrupt { .. }));
-        let committed = store.committed();
-        assert_eq!(committed.number(), Number::NOTHING);
-        assert!(committed.pod(&reference("u2", "b")).is_some());
-        drop(store);
-        let (store, report) = RecordStore::open(path).unwrap();
-        assert_eq!(report.recovery, Recovery::Intact);
-        assert_eq!(store.committed(), committed);
-    }
-
-    #[test]
-    fn a_static_pod_is_found_by_its_name_and_no_other_is() {
-        let directory = tempfile::tempdir().unwrap();
-        let (store, _) = RecordStore::open(directory.path().join("r")).unwrap();
-        store
-            .commit(&delta(1, vec![pod("0d5ff2b9-1f3c", "web-0")], vec![]))
-            .unwrap();
-        let committed = store.committed();
-        assert!(
-            committed
-                .pod(&reference("3c1b2a3c1b2a3c1b2a3c1b2a3c1b2a3c", "web-0"))
-                .is_some()
-        );
-        assert!(committed.pod(&reference("another-uid", "web-0")).is_none());
-    }
-
-    #[test]
-    fn many_batches_are_compacted() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("r");
-        let (store, _) = RecordStore::open(path.clone()).unwrap();
-        {
-            let mut inner = store.inner.lock();
-            inner.committed = Arc::new(Committed {
-                number: Number::new(1, 1),
-                entries: (0..3000)
-                    .map(|i| pod(&format!("u{i}"), "p"))
-                    .map(|e| (e.key(), e))
-                    .collect(),
-            });
-            inner.compact().unwrap();
-        }
-        let before = store.committed();
-        drop(store);
-        assert_eq!(RecordStore::open(path).unwrap().0.committed(), before);
-    }
-}
+mod tests;

@@ -27,6 +27,7 @@ use crate::ledgerfile::LedgerFile;
 use crate::node::{ADDRESS_CHANGES, Node, REQUESTS, Realized};
 use crate::paths::Paths;
 use crate::podnetwork::AgentNetwork;
+use crate::policy;
 use crate::programmer::Programmer;
 use crate::records::RecordStore;
 use crate::services::driver::Inlets;
@@ -142,6 +143,7 @@ impl Agent {
         let (programmer_requests, requests) = mpsc::channel(REQUESTS);
         let (address_changes, changes) = mpsc::channel(ADDRESS_CHANGES);
         let (service_queries, queries) = mpsc::channel(QUERIES);
+        let (policy_queries, asked_of_policy) = mpsc::channel(policy::view::QUERIES);
         let (service_changes, watched) = mpsc::channel(CHANGES);
         let forgotten = watch::Sender::new(0);
         let outlet = Outlet {
@@ -190,6 +192,7 @@ impl Agent {
             board,
             programmer: programmer_requests,
             service_queries,
+            policy_queries,
             service_sync: SyncMetrics::default(),
             address_changes,
             addresses_lost: watch::Sender::new(0),
@@ -199,7 +202,15 @@ impl Agent {
         let health = Health::new();
         let ledger = (ledger_file, ledger);
         let node_ = Arc::clone(&node);
-        let programmer = Programmer::new(node_, host, ledger, health.clone(), requests, services);
+        let programmer = Programmer::new(
+            node_,
+            host,
+            ledger,
+            health.clone(),
+            requests,
+            services,
+            asked_of_policy,
+        );
         let controllers = watch::Sender::new(known);
         let inputs = StreamInputs {
             addresses: controllers.subscribe(),

@@ -4,7 +4,7 @@
 //! saved commit, then `Realized`. The session never waits for the controller to read: what is to be
 //! said waits in bounded places, and the latest word replaces an earlier one where it may.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -153,17 +153,13 @@ fn node_report(report: &Report) -> NodeReport {
 }
 
 fn hello(node: &Node, report: NodeReport) -> Result<v1::Hello, String> {
-    let committed = node.committed();
-    let held: BTreeMap<_, _> = committed
-        .entries()
-        .map(|entry| (entry.key(), entry.hash()))
-        .collect();
+    let (number, held) = node.records.held();
     let (in_use, resting) = node.attachments.reported_addresses();
     Ok(Greeting {
         protocol: PROTOCOL,
         node: NodeName::new(&node.name).map_err(|error| chain(&error))?,
         version: env!("CARGO_PKG_VERSION").to_owned(),
-        number: committed.number(),
+        number,
         held,
         addresses: in_use.iter().map(holding).take(limits::PODS).collect(),
         released: resting.iter().map(release).take(limits::PODS).collect(),
@@ -260,7 +256,9 @@ impl Session<'_> {
                 });
                 Ok(())
             }
-            Err(error @ CommitError::Older { .. }) => Err(error.to_string()),
+            Err(error @ (CommitError::Older { .. } | CommitError::Misfit { .. })) => {
+                Err(chain(&error))
+            }
             Err(error) => {
                 let text = chain(&error);
                 warn!(error = text, "a batch could not be stored");

@@ -105,6 +105,8 @@ pub struct Report {
     pub pods: usize,
     /// Services known; 0 where others serve them.
     pub services: usize,
+    /// Policies for pods of this node.
+    pub policies: usize,
     /// Whether the runtime finds our network on this node.
     pub cni_installed: bool,
     /// Other nodes that can be reached.

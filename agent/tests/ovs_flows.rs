@@ -54,7 +54,7 @@ async fn a_switch_started_again_between_the_answer_and_the_write_gets_nothing() 
     });
     admitted.await.unwrap();
     assert!(flows.fresh_dump().await.is_err());
-    assert!(flows.sync(&target()).await.is_err());
+    assert!(flows.sync(&target(), Vec::new()).await.is_err());
     assert_eq!(count(&ovs), 0);
 
     // The same between reading the switch and writing to it.
@@ -64,7 +64,7 @@ async fn a_switch_started_again_between_the_answer_and_the_write_gets_nothing() 
     restart(&mut ovs);
     timeout(LIMIT, flows.reconnected()).await.unwrap();
     assert!(
-        flows.sync(&target()).await.is_err(),
+        flows.sync(&target(), Vec::new()).await.is_err(),
         "a new session is used"
     );
     let address = "10.0.0.1".parse().unwrap();
@@ -74,7 +74,7 @@ async fn a_switch_started_again_between_the_answer_and_the_write_gets_nothing() 
 
     flows.admit(async || Ok::<_, FlowError>(())).await.unwrap();
     assert!(flows.fresh_dump().await.unwrap().is_some());
-    assert_eq!(flows.sync(&target()).await.unwrap(), 1);
+    assert_eq!(flows.sync(&target(), Vec::new()).await.unwrap(), 1);
     assert_eq!(count(&ovs), 1);
     flows.end().await;
 }
@@ -101,7 +101,7 @@ async fn each_session_is_admitted_once_after_it_stands_and_not_at_all_when_refus
     timeout(LIMIT, flows.reconnected()).await.unwrap();
     let refused = flows.admit(async || Err::<(), _>(FlowError::Away));
     assert!(refused.await.is_err());
-    assert!(flows.sync(&target()).await.is_err());
+    assert!(flows.sync(&target(), Vec::new()).await.is_err());
 
     // Without a switch nobody is asked.
     ovs.stop_vswitchd(Signal::SIGKILL).unwrap();

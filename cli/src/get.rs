@@ -1,5 +1,5 @@
-//! `carrickctl get`: agents and controllers as they describe themselves, and the Services of a node as its
-//! agent tells them.
+//! `carrickctl get`: agents and controllers as they describe themselves, and the Services and policies of a node
+//! as its agent tells them.
 
 use carrick_api::{AgentInfo, ControllerInfo};
 use clap::ValueEnum;
@@ -11,6 +11,7 @@ use crate::connect::Cluster;
 use crate::exit::Exit;
 use crate::nodeapi;
 use crate::output::{self, Format, say};
+use crate::policies::{self, PolicyView, policies_table, rules, rules_table};
 use crate::services::{Answer, ServiceView, path, services_table};
 use crate::table::Table;
 use crate::view::{AgentView, ControllerView, agents_table, controllers_table, sorted};
@@ -21,10 +22,15 @@ pub struct Args {
     /// What to list.
     #[arg(value_enum)]
     pub what: What,
-    /// Only these. Services are NAMESPACE/NAME, and are shown with their backends.
+    /// Only these. Services are NAMESPACE/NAME, and are shown with their backends. Policies and those whose rules
+    /// are listed are NAMESPACE/NAME, of a ClusterNetworkPolicy NAME.
     pub names: Vec<String>,
-    /// The node whose agent is asked for Services.
-    #[arg(long, value_name = "NODE", required_if_eq("what", "services"))]
+    /// The node whose agent is asked for Services, policies or rules.
+    #[arg(
+        long,
+        value_name = "NODE",
+        required_if_eq_any([("what", "services"), ("what", "policies"), ("what", "rules")])
+    )]
     pub node: Option<String>,
     /// How to print.
     #[arg(long, short, value_enum, default_value_t)]
@@ -44,6 +50,12 @@ pub enum What {
     /// was asked for.
     #[value(alias = "service")]
     Services,
+    /// Policies that are for pods of a node, asked of its agent.
+    #[value(alias = "policy")]
+    Policies,
+    /// The rules of these, as the switch has them.
+    #[value(alias = "rule")]
+    Rules,
 }
 
 /// Runs it.
@@ -53,11 +65,16 @@ pub enum What {
 pub async fn run(cluster: &Cluster, args: &Args) -> anyhow::Result<Exit> {
     match (args.what, &args.node) {
         (What::Services, Some(node)) => return services(cluster, args, node).await,
-        (_, Some(_)) => anyhow::bail!("--node is for services alone; name agents instead"),
+        (What::Policies | What::Rules, Some(node)) => return policies(cluster, args, node).await,
+        (_, Some(_)) => {
+            anyhow::bail!("--node is for services, policies and rules alone; name agents instead")
+        }
         (_, None) => {}
     }
     match args.what {
-        What::Services => anyhow::bail!("services are of a node: add --node NODE"),
+        What::Services | What::Policies | What::Rules => {
+            anyhow::bail!("services, policies and rules are of a node: add --node NODE")
+        }
         What::Agents => {
             let api: Api<AgentInfo> = Api::all(cluster.client.clone());
             let all = cluster
@@ -113,6 +130,33 @@ async fn services(cluster: &Cluster, args: &Args, node: &str) -> anyhow::Result<
     )
 }
 
+async fn policies(cluster: &Cluster, args: &Args, node: &str) -> anyhow::Result<Exit> {
+    let asked = match args.names.as_slice() {
+        [] => vec![policies::path(None)?],
+        names => {
+            let paths = names.iter().map(|name| policies::path(Some(name)));
+            paths.collect::<Result<Vec<_>, _>>()?
+        }
+    };
+    let mut views: Vec<PolicyView> = Vec::new();
+    let mut incomplete = false;
+    for path in asked {
+        let value = nodeapi::get(cluster, node, &path).await?;
+        let answer: policies::Answer = serde_json::from_value(value).map_err(|error| {
+            anyhow::anyhow!("the agent is of another version than this carrickctl: {error}")
+        })?;
+        incomplete |= !answer.complete;
+        views.extend(answer.into_views());
+    }
+    if incomplete {
+        say("the controller has not told the agent all policies yet; carrickctl status tells why");
+    }
+    if args.what == What::Policies {
+        return show(args, views, |view| &view.policy, policies_table);
+    }
+    show(args, rules(views), |view| &view.policy, rules_table)
+}
+
 fn show<T: Serialize>(
     args: &Args,
     mut views: Vec<T>,
@@ -134,6 +178,10 @@ fn show<T: Serialize>(
                 "the agent knows no Service {}; one that another proxy serves it does not know",
                 missing.join(", ")
             ),
+            What::Policies | What::Rules => anyhow::bail!(
+                "the agent knows no policy {} for pods of its node",
+                missing.join(", ")
+            ),
         }
     }
     if !args.names.is_empty() {
@@ -145,6 +193,7 @@ fn show<T: Serialize>(
                 "nothing has reported yet; carrickctl status tells why"
             }
             What::Services => "no Services",
+            What::Policies | What::Rules => "no policies for pods of this node",
         });
         return Ok(Exit::Well);
     }

@@ -33,6 +33,7 @@ pub mod inspect;
 pub mod nodeapi;
 pub mod output;
 pub mod pods;
+pub mod policies;
 pub mod probe;
 pub mod reference;
 pub mod run;

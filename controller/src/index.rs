@@ -2,7 +2,7 @@
 
 pub mod claims;
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -350,6 +350,9 @@ impl Index {
                 uid: pod.runtime_uid.clone(),
                 namespace: pod.namespace.clone(),
                 name: pod.name.clone(),
+                labels: BTreeMap::new(),
+                ports: Arc::default(),
+                groups: Vec::new(),
             })))
         });
         let (node, uid) = place;

@@ -1,4 +1,4 @@
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 
 use carrick_proto::{Body, NodeFacts, PodFacts, PodUid, RouteFacts};
 use proptest::prelude::*;
@@ -27,6 +27,9 @@ fn pod(node: &str, uid: &str, version: u8) -> Change {
         uid: PodUid::new(uid).unwrap(),
         namespace: "n".into(),
         name: format!("p{version}"),
+        labels: BTreeMap::new(),
+        ports: Arc::default(),
+        groups: Vec::new(),
     }));
     Change {
         scope: Scope::Own(name(node)),

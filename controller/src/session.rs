@@ -187,6 +187,7 @@ impl<C: Cluster> Stream<C> {
                     .collect(),
                 removed: removed.iter().map(ToString::to_string).collect(),
                 complete: false,
+                groups: Vec::new(),
             })));
         }
         let freed = self.hub.take_freed(session)?;
@@ -353,6 +354,9 @@ mod tests {
                     uid: PodUid::new(&format!("uid-{i}")).unwrap(),
                     namespace: "n".repeat(100),
                     name: "p".repeat(100),
+                    labels: std::collections::BTreeMap::new(),
+                    ports: Arc::default(),
+                    groups: Vec::new(),
                 })))
             })
             .collect();

@@ -11,7 +11,7 @@ fn allowed() -> BTreeMap<&'static str, &'static [&'static str]> {
         // Pure, published in spirit: nothing of ours.
         ("carrick-openflow", &[][..]),
         ("carrick-ovsdb", &[]),
-        ("carrick-proto", &[]),
+        ("carrick-proto", &["carrick-policy"]),
         ("carrick-api", &[]),
         // Domain core.
         ("carrick-datapath", &["carrick-openflow", "carrick-policy"]),

@@ -18,11 +18,23 @@ use crate::journal::{JournalError, write_atomically};
 use crate::ledgerfile::LedgerFile;
 use crate::node::Node;
 use crate::plan::NodePlan;
+use crate::policy::driver::{Closed, PolicyDriver};
+use crate::records::{Committed, RecordStore};
 use crate::services::driver::{Parts, ServiceDriver, Synced};
 use carrick_k8s::telemetry::chain;
 
 /// Pods whose ports are open, by the key the pipeline knows them by.
-pub(super) type OpenPods = BTreeMap<String, (Arc<Attachment>, Pod)>;
+pub(super) type OpenPods = BTreeMap<String, OpenPod>;
+
+/// One of them.
+#[derive(Debug)]
+pub(super) struct OpenPod {
+    pub(super) attachment: Arc<Attachment>,
+    /// As the pipeline sees it.
+    pub(super) pod: Pod,
+    /// The UID its record has.
+    pub(super) uid: Arc<str>,
+}
 
 /// What is in the bridge now.
 #[derive(Debug, Default)]
@@ -61,6 +73,7 @@ pub struct Pipeline {
     commit_file: PathBuf,
     pub(crate) flows: FlowDriver,
     pub(crate) services: ServiceDriver,
+    pub(crate) policy: PolicyDriver,
     ledger: IdLedger,
     ledger_file: LedgerFile,
     rendered: Option<Rendered>,
@@ -73,12 +86,14 @@ impl Pipeline {
         flows: FlowDriver,
         (ledger_file, ledger): (LedgerFile, IdLedger),
         services: ServiceDriver,
+        policy: PolicyDriver,
     ) -> Self {
         Self {
             boot_id: node.boot_id.clone(),
             commit_file: node.paths.commit(),
             flows,
             services,
+            policy,
             ledger,
             ledger_file,
             rendered: None,
@@ -125,19 +140,36 @@ impl Pipeline {
         failed: &BTreeMap<String, PortError>,
     ) -> Result<Programmed, PassError> {
         let mut report = Programmed::default();
-        for (key, (attachment, _)) in open {
+        let mut connected = BTreeMap::new();
+        for (key, open) in open {
+            let attachment = &open.attachment;
             let outcome = match failed.get(&attachment.host_link) {
-                Some(error) => {
-                    state.pods.remove(key);
-                    Err(error.to_string())
-                }
+                Some(error) => Err(error.to_string()),
                 None => Ok(()),
             };
+            let has_been_open = PolicyDriver::has_been_open(&self.ledger, key);
+            let outcome = match (outcome, self.policy.admits(&open.uid, has_been_open)) {
+                // As one that has no record yet.
+                (Ok(()), Err(Closed::NotTold)) => {
+                    state.pods.remove(key);
+                    continue;
+                }
+                (Ok(()), Err(closed)) => Err(closed.to_string()),
+                (outcome, _) => outcome,
+            };
+            match &outcome {
+                Ok(()) => drop(connected.insert(Arc::clone(&open.uid), open.pod)),
+                Err(_) => drop(state.pods.remove(key)),
+            }
             report.ports.insert(attachment.key.clone(), outcome);
         }
+        self.policy.connect(connected);
         let rendering = |reason: String| PassError::Render { reason };
         let mut ledger = self.ledger.clone();
         let mut looked = false;
+        if self.policy.must_read(&self.flows) {
+            self.flows.read_again();
+        }
         if let Some(dumped) = self.flows.fresh_dump().await? {
             looked = true;
             let recovered = recover_ids(&state, &mut ledger, dumped)
@@ -168,7 +200,7 @@ impl Pipeline {
         };
         let desired = &rendered.desired;
         for left_out in &desired.left_out {
-            let owner = open.get(&left_out.pod).map(|(attachment, _)| attachment);
+            let owner = open.get(&left_out.pod).map(|open| &open.attachment);
             if let Some(attachment) = owner {
                 report
                     .ports
@@ -185,11 +217,18 @@ impl Pipeline {
         report.flows = rendered.target.flows.len();
         report.groups = rendered.target.groups.len();
         report.pods = pods - desired.left_out.len();
-        report.changed = self.flows.sync(&rendered.target).await?;
+        let policy = self.policy.changes(&mut self.flows);
+        let policy = policy.map_err(|error| rendering(chain(&error)))?;
+        let changed = !policy.is_empty();
+        report.changed = self.flows.sync(&rendered.target, policy).await?;
+        self.policy.acknowledged(&self.flows, &mut self.ledger);
+        rendered.saved &= !changed;
         // Somebody may have removed it, as they may have removed flows.
         if looked || !rendered.saved {
             let bridge = link::INTEGRATION_BRIDGE;
             let mut commit = desired.to_commit(&self.boot_id, plan.datapath, bridge);
+            let added = self.policy.add_to(&mut commit);
+            added.map_err(|error| rendering(chain(&error)))?;
             self.services.lines().add_to(&mut commit);
             self.save(&commit).map_err(PassError::Save)?;
             rendered.saved = true;
@@ -204,6 +243,17 @@ impl Pipeline {
         rendered.ledger.clone_from(&self.ledger);
         self.rendered = Some(rendered);
         Ok(report)
+    }
+
+    /// Takes what the controller has told since the last pass. Its policies get their ids now, and their flows
+    /// when the pipeline is programmed.
+    pub(super) fn learn(&mut self, records: &RecordStore) -> Arc<Committed> {
+        let committed = self.policy.learn(records, &mut self.ledger);
+        if let Some(rendered) = &mut self.rendered {
+            // The pipeline has nothing of policies' ids.
+            rendered.ledger.clone_from(&self.ledger);
+        }
+        committed
     }
 
     /// Gives the switch one batch of changes of Services, where the pipeline is there that leads to them. The

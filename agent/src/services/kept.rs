@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use carrick_datapath::{Commit, learned};
+use carrick_datapath::{Commit, of_services};
 use carrick_openflow::{Flow, Group};
 
 /// Lines of a saved commit.
@@ -24,7 +24,7 @@ impl Lines {
     }
 
     fn of(commit: Commit) -> Self {
-        let apart = learned();
+        let apart = of_services();
         let is_service = |line: &String| {
             let flow = line.parse::<Flow>();
             flow.is_ok_and(|flow| apart.contains(&flow))

@@ -8,7 +8,8 @@ use std::time::Duration;
 use carrick_k8s::pki::{Authority, LeafNames};
 use carrick_node::Namespace;
 use carrick_proto::{
-    Body, Delta, Entry, Key, NodeFacts, NodeName, Number, PodFacts, PodUid, RouteFacts, v1,
+    Body, Delta, Entry, GroupDifference, GroupFacts, Key, NodeFacts, NodeName, Number, PodFacts,
+    PodUid, RouteFacts, v1,
 };
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
@@ -95,6 +96,7 @@ impl Distribution for Service {
                 changed,
                 removed,
                 complete: true,
+                groups: Vec::new(),
                 skipped: 0,
             };
             sender
@@ -190,6 +192,58 @@ impl Controller {
             let _ = stream.try_send(Ok(down(Down::Batch(delta.to_wire()))));
         }
         number
+    }
+
+    /// Changes a group that the node holds by its difference, and sends that.
+    pub fn send_difference(&self, node: &str, difference: GroupDifference) -> Number {
+        {
+            let mut state = self.state.lock().unwrap();
+            let records = state.records.entry(node.to_owned()).or_default();
+            let held = &records[&Key::Group(difference.group)];
+            let Body::Group(facts) = held.body() else {
+                panic!("{held:?}");
+            };
+            let mut members = facts.members.clone();
+            for member in &difference.removed {
+                members.remove(member);
+            }
+            members.extend(difference.added.clone());
+            let whole = Entry::new(Body::Group(GroupFacts {
+                group: difference.group,
+                members,
+            }));
+            assert_eq!(whole.hash(), difference.hash);
+            records.insert(whole.key(), whole);
+        }
+        self.say_difference(node, difference)
+    }
+
+    /// Sends a difference, whether it fits or not.
+    pub fn say_difference(&self, node: &str, difference: GroupDifference) -> Number {
+        let number = {
+            let mut state = self.state.lock().unwrap();
+            state.number = state.number.next();
+            state.number
+        };
+        let delta = Delta {
+            number,
+            groups: vec![difference],
+            ..Delta::default()
+        };
+        self.say(node, Down::Batch(delta.to_wire()));
+        number
+    }
+
+    /// Whether a node's last Hello said that it holds a record.
+    pub fn held_last(&self, node: &str, key: &str) -> bool {
+        let heard = self.heard(node);
+        let mut hellos = heard.iter().filter_map(|message| match &message.message {
+            Some(v1::agent_message::Message::Hello(hello)) => Some(hello),
+            _ => None,
+        });
+        hellos
+            .next_back()
+            .is_some_and(|hello| hello.held.iter().any(|held| held.key == key))
     }
 
     /// Sends anything.
@@ -304,5 +358,8 @@ pub fn pod_record(pod: &super::Pod) -> Entry {
         uid: PodUid::new(&pod.uid).unwrap(),
         namespace: "default".into(),
         name: pod.name.clone(),
+        labels: BTreeMap::new(),
+        ports: Arc::default(),
+        groups: Vec::new(),
     }))
 }

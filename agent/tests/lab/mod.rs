@@ -14,6 +14,7 @@
 pub mod controller;
 pub mod kubernetes;
 pub mod modes;
+pub mod policies;
 pub mod services;
 mod shell;
 

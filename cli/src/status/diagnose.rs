@@ -509,6 +509,7 @@ fn agent(info: &AgentInfo, subject: &str, now: Timestamp, problems: &mut Problem
         c::FABRIC_CARRIES_MTU,
         c::PODS_HAVE_MTU,
         c::SERVICES_SERVED,
+        c::POLICIES_ENFORCED,
     ] {
         if let Some(found) = of_type(&status.conditions, kind).filter(|c| c.status == "False") {
             problems.warning(subject, sentence(found), "");

@@ -336,6 +336,7 @@ fn what_is_wrong_between_nodes_is_a_warning_of_a_network_that_works() {
         c::FABRIC_CARRIES_MTU,
         c::PODS_HAVE_MTU,
         c::SERVICES_SERVED,
+        c::POLICIES_ENFORCED,
     ];
     for kind in kinds {
         let mut snapshot = healthy();

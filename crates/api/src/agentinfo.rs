@@ -42,6 +42,9 @@ pub mod condition {
     /// False names Services that are not, or says why none could be programmed. It does not make the node
     /// unready: what was programmed before goes on.
     pub const SERVICES_SERVED: &str = "ServicesServed";
+    /// The policies for this node's pods are in the switch as they were asked for. False names policies that
+    /// are not: the ports of the pods they are for are closed. It does not make the node unready.
+    pub const POLICIES_ENFORCED: &str = "PoliciesEnforced";
     /// Where `serviceProxy` replaces a kube-proxy: none runs on this node, and none of its rules are left.
     /// False says what is there. It does not make the node unready.
     pub const KUBE_PROXY_REPLACED: &str = "KubeProxyReplaced";

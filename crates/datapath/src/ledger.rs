@@ -9,6 +9,7 @@
 //! freed ids are used again only after all others (the counter goes round).
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -30,10 +31,11 @@ struct Space {
     used: BTreeSet<u32>,
 }
 
-/// Ids by kind and key. Two ledgers are equal when they give the same ids.
+/// Ids by kind and key. Two ledgers are equal when they give the same ids. A copy shares the kinds that
+/// neither has changed since, so that it costs little and is compared at once.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct IdLedger {
-    spaces: BTreeMap<String, Space>,
+    spaces: BTreeMap<String, Arc<Space>>,
 }
 
 /// Why an object got no id, or a ledger read from disk is not usable.
@@ -66,6 +68,7 @@ impl IdLedger {
     /// An id is 0 or stands twice.
     pub fn validated(mut self) -> Result<Self, LedgerError> {
         for (kind, space) in &mut self.spaces {
+            let space = Arc::make_mut(space);
             space.used.clear();
             for (key, id) in &space.ids {
                 if *id == 0 || !space.used.insert(*id) {
@@ -90,10 +93,10 @@ impl IdLedger {
     /// # Errors
     /// The kind is full.
     pub fn id(&mut self, kind: Kind, key: &str) -> Result<u32, LedgerError> {
-        let space = self.space(kind);
-        if let Some(id) = space.ids.get(key) {
-            return Ok(*id);
+        if let Some(id) = self.get(kind, key) {
+            return Ok(id);
         }
+        let space = self.space(kind);
         if space.used.len() >= MAX_OBJECTS {
             return Err(LedgerError::Full {
                 kind: kind.name(),
@@ -128,7 +131,8 @@ impl IdLedger {
 
     /// Keeps an id that the switch holds from being given to anybody.
     pub fn reserve(&mut self, kind: Kind, id: u32) {
-        if id != 0 {
+        let known = self.spaces.get(kind.name());
+        if id != 0 && !known.is_some_and(|space| space.used.contains(&id)) {
             self.space(kind).used.insert(id);
         }
     }
@@ -136,6 +140,13 @@ impl IdLedger {
     /// Forgets objects that are gone; their ids are given again last. Call after the flows that
     /// carry them have left the switch.
     pub fn retain(&mut self, kind: Kind, keep: impl Fn(&str) -> bool) {
+        let Some(space) = self.spaces.get(kind.name()) else {
+            return;
+        };
+        // Most often nothing goes, and a copy stays shared.
+        if space.used.len() == space.ids.len() && space.ids.keys().all(|key| keep(key)) {
+            return;
+        }
         let space = self.space(kind);
         space.ids.retain(|key, _| keep(key));
         space.used = space.ids.values().copied().collect();
@@ -144,6 +155,9 @@ impl IdLedger {
     /// Forgets one object that is gone: [`Self::retain`] for kinds of which there are many. Call after
     /// the flows and groups that carry its id have left the switch.
     pub fn release(&mut self, kind: Kind, key: &str) {
+        if self.get(kind, key).is_none() {
+            return;
+        }
         let space = self.space(kind);
         if let Some(id) = space.ids.remove(key) {
             space.used.remove(&id);
@@ -173,7 +187,7 @@ impl IdLedger {
     }
 
     fn space(&mut self, kind: Kind) -> &mut Space {
-        self.spaces.entry(kind.name().to_owned()).or_default()
+        Arc::make_mut(self.spaces.entry(kind.name().to_owned()).or_default())
     }
 }
 

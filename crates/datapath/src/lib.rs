@@ -51,6 +51,8 @@ pub use state::{
     Addresses, Gateway, MacAddr, MacAddrError, Mode, NodeState, Peer, Pod, Port, VIRTUAL_MAC, Way,
     gateway_address,
 };
-pub use switch::{LineError, RecoverError, from_lines, learned, recover_ids};
+pub use switch::{
+    LineError, RecoverError, from_lines, learned, of_policy, of_services, recover_ids,
+};
 pub use table::Table;
 pub use tunnel::{IpFamily, Tunnel, TunnelProtocol};

@@ -22,7 +22,8 @@ mod clause;
 mod enforcer;
 mod order;
 mod part;
+mod place;
 mod range;
 
-pub use enforcer::{Enforcer, PolicyChanges};
-pub use part::Connected;
+pub use enforcer::Enforcer;
+pub use part::{Connected, EnforcedPart};

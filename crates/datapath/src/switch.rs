@@ -86,14 +86,32 @@ pub fn from_lines(
     Ok(state)
 }
 
-/// Flows and groups in the switch that the difference of [`Desired`] must not touch: those of Services,
-/// which [`crate::services::Proxy`] changes one by one, and what their affinity has learned.
+/// Flows and groups in the switch that the difference of [`Desired`] must not touch: those of Services and
+/// of policy, which others change one by one.
 pub fn learned() -> Learned {
-    let apart = [Kind::Service, Kind::Affinity].map(Kind::cookies);
+    let mut apart = of_services();
+    apart.cookies.extend(of_policy().cookies);
+    apart
+}
+
+/// Flows and groups of Services, which [`crate::services::Proxy`] changes, and what their affinity has learned.
+pub fn of_services() -> Learned {
     let number = (Kind::ServiceGroup as u32) << 24;
     Learned {
-        cookies: apart.map(|(value, mask)| (Cookie(value), mask)).into(),
         groups: vec![(GroupId(number), 0xff << 24)],
+        ..of_kinds(&[Kind::Service, Kind::Affinity])
+    }
+}
+
+/// Flows of policy, which [`crate::policy::Enforcer`] changes.
+pub fn of_policy() -> Learned {
+    of_kinds(&[Kind::PolicyRule, Kind::PolicyClause])
+}
+
+fn of_kinds(kinds: &[Kind]) -> Learned {
+    let cookies = kinds.iter().map(|kind| kind.cookies());
+    Learned {
+        cookies: cookies.map(|(value, mask)| (Cookie(value), mask)).collect(),
         ..Learned::default()
     }
 }

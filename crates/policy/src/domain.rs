@@ -18,7 +18,7 @@ pub struct DomainName {
 /// Why a text is no domain name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{} is no domain name", quoted(.0))]
-pub(crate) struct NoDomainName(String);
+pub struct NoDomainName(String);
 
 impl NoDomainName {
     pub(crate) const MEND: &'static str =
@@ -28,7 +28,10 @@ impl NoDomainName {
 impl DomainName {
     /// Reads what the API takes (`DomainName` in network-policy-api v1alpha2), within the bounds of
     /// RFC 1035.
-    pub(crate) fn parse(text: &str) -> Result<Self, NoDomainName> {
+    ///
+    /// # Errors
+    /// It is no name of two labels or more.
+    pub fn parse(text: &str) -> Result<Self, NoDomainName> {
         let wrong = || NoDomainName(text.to_owned());
         let whole = text.strip_suffix('.').unwrap_or(text);
         let (below, name) = match whole.strip_prefix("*.") {

@@ -1,6 +1,7 @@
 //! Groups by their content: who uses the same selector for the same purpose uses the same group.
 
 use std::fmt;
+use std::str::FromStr;
 
 use sha2::{Digest, Sha256};
 
@@ -106,6 +107,31 @@ impl fmt::Display for GroupKey {
     }
 }
 
+/// Why a text names no group.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("a group is KIND/ and 32 hexadecimal digits in lower case")]
+pub struct NoGroupKey;
+
+impl FromStr for GroupKey {
+    type Err = NoGroupKey;
+
+    fn from_str(text: &str) -> Result<Self, NoGroupKey> {
+        let (kind, digits) = text.split_once('/').ok_or(NoGroupKey)?;
+        let kind = match kind {
+            "applied-to" => GroupKind::AppliedTo,
+            "addresses" => GroupKind::Addresses,
+            "named-ports" => GroupKind::NamedPorts,
+            _ => return Err(NoGroupKey),
+        };
+        let is_digit = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
+        if digits.len() != 32 || !digits.bytes().all(is_digit) {
+            return Err(NoGroupKey);
+        }
+        let number = u128::from_str_radix(digits, 16).map_err(|_| NoGroupKey)?;
+        Ok(Self::new(kind, number.to_be_bytes()))
+    }
+}
+
 impl fmt::Debug for GroupKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
@@ -153,5 +179,24 @@ mod tests {
         });
         let distinct: std::collections::BTreeSet<String> = keys.collect();
         assert_eq!(distinct.len(), 12);
+        for text in distinct {
+            assert_eq!(text.parse::<GroupKey>().unwrap().to_string(), text);
+        }
+    }
+
+    #[test]
+    fn what_is_no_key_is_refused() {
+        let digits = "062aba0419c33e2f50402d923987f00c";
+        for text in [
+            String::new(),
+            "addresses".to_owned(),
+            "addresses/".to_owned(),
+            format!("pods/{digits}"),
+            format!("addresses/{digits}0"),
+            format!("addresses/+{}", &digits[1..]),
+            format!("addresses/{}", digits.to_uppercase()),
+        ] {
+            assert_eq!(text.parse::<GroupKey>(), Err(NoGroupKey), "{text}");
+        }
     }
 }

@@ -51,12 +51,12 @@ mod selector;
 mod state;
 
 pub use changes::{Changes, GroupChange, PodChange, PolicyChange};
-pub use domain::DomainName;
+pub use domain::{DomainName, NoDomainName};
 pub use explain::{Connection, Judgement, Reason, RuleName, Surroundings, Transport};
-pub use group::{GroupKey, GroupKind};
+pub use group::{GroupKey, GroupKind, NoGroupKey};
 pub use id::NodeId;
 pub use index::{Index, Sizes};
-pub use network::Network;
+pub use network::{Network, NetworkError};
 pub use objects::{Event, Labels, Namespace, Node, Pod};
 pub use parse::{
     Parsed, Refused, parse_cluster_network_policy, parse_cluster_network_policy_json,
@@ -66,7 +66,7 @@ pub use policy::{
     Action, Direction, GroupSelector, Isolation, Peers, PodSelector, Policy, PolicyName, Rank,
     Rule, Scope, Tier,
 };
-pub use port::{NamedPort, PortMatch, Protocol};
+pub use port::{NamedPort, PortMatch, Protocol, is_port_name};
 pub use problem::{MAX_PROBLEMS, Problem, Problems};
 pub use selector::{Operator, Requirement, Selector};
 pub use state::{

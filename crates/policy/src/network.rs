@@ -16,13 +16,22 @@ pub struct Network {
 
 /// Why a text is no range that can be enforced.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum NetworkError {
+pub enum NetworkError {
+    /// No address and length.
     #[error("{} is no CIDR", quoted(.0))]
     NoCidr(String),
+    /// IPv4 in the clothes of IPv6.
     #[error("{0} is an IPv4 range written as IPv6, which no packet has")]
     Mapped(IpNet),
+    /// An exception that excepts nothing.
     #[error("{except} is not a part of {cidr}")]
-    Outside { except: IpNet, cidr: IpNet },
+    Outside {
+        /// The exception.
+        except: IpNet,
+        /// The range.
+        cidr: IpNet,
+    },
+    /// An exception that excepts all.
     #[error("{0} is the whole range, so nothing is left")]
     Everything(IpNet),
 }
@@ -90,6 +99,15 @@ impl Network {
             cidr,
             except: except.into(),
         })
+    }
+
+    /// Reads a range and its exceptions.
+    ///
+    /// # Errors
+    /// One of them is no CIDR, or an exception is no smaller range within it.
+    pub fn parse(cidr: &str, except: &[String]) -> Result<Self, NetworkError> {
+        let except: Result<Vec<IpNet>, _> = except.iter().map(|text| parse_cidr(text)).collect();
+        Self::without(parse_cidr(cidr)?, except?)
     }
 
     /// The range.

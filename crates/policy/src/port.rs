@@ -117,7 +117,7 @@ pub struct NamedPort {
 
 /// Whether it can be a port's name (RFC 6335 §5.1, as the API has it): up to 15 of `a-z0-9-` with
 /// a letter among them, no `-` at either end and none beside another.
-pub(crate) fn is_port_name(text: &str) -> bool {
+pub fn is_port_name(text: &str) -> bool {
     let bytes = text.as_bytes();
     (1..=15).contains(&bytes.len())
         && bytes

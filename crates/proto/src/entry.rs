@@ -1,21 +1,25 @@
 //! Records and batches in their typed form.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
+use std::sync::Arc;
 
+use carrick_policy::{EnforcedPolicy, GroupKey, Members, NamedPort};
 use ipnet::IpNet;
 use sha2::{Digest, Sha256};
 
+use crate::group::{GroupDifference, GroupHash};
 use crate::invalid::{Invalid, at_most};
 use crate::key::{Key, NodeName, PodUid};
 use crate::limits;
 use crate::net::{parse_addresses, parse_cidrs};
 use crate::number::Number;
+use crate::policy;
 use crate::v1;
 
-/// The first 16 bytes of SHA-256 over a record's encoded body. Both sides compute it from the
-/// content they hold, so equal hashes mean equal content, whoever sent it.
+/// The first 16 bytes of SHA-256 over a record's encoded body; of a group its [`GroupHash`]. Both sides
+/// compute it from the content they hold, so equal hashes mean equal content, whoever sent it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ContentHash([u8; 16]);
 
@@ -24,12 +28,19 @@ impl ContentHash {
     /// of their numbers, no maps.
     #[must_use]
     pub fn of(body: &Body) -> Self {
+        if let Body::Group(group) = body {
+            return GroupHash::of(&group.group, &group.members).content_hash();
+        }
         let mut encoded = Vec::with_capacity(256);
         body.to_wire().encode(&mut encoded);
         let digest: [u8; 32] = Sha256::digest(&encoded).into();
         let mut hash = [0; 16];
         hash.copy_from_slice(&digest[..16]);
         Self(hash)
+    }
+
+    pub(crate) const fn from_bytes(bytes: [u8; 16]) -> Self {
+        Self(bytes)
     }
 
     /// The 16 bytes.
@@ -95,6 +106,21 @@ pub struct PodFacts {
     pub namespace: String,
     /// Its name.
     pub name: String,
+    /// Its labels.
+    pub labels: BTreeMap<String, String>,
+    /// Container ports that have names.
+    pub ports: Arc<[NamedPort]>,
+    /// Groups that it is in, sorted: policies with these are for it.
+    pub groups: Vec<GroupKey>,
+}
+
+/// Who is at the other end of rules ([`v1::GroupRecord`]).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GroupFacts {
+    /// Which group.
+    pub group: GroupKey,
+    /// All of it.
+    pub members: Members,
 }
 
 /// What a record says.
@@ -104,6 +130,10 @@ pub enum Body {
     Node(NodeFacts),
     /// The way to another node's pods.
     Route(RouteFacts),
+    /// A group that rules name.
+    Group(GroupFacts),
+    /// A policy for pods of this node.
+    Policy(Arc<EnforcedPolicy>),
     /// A pod of this node.
     Pod(PodFacts),
 }
@@ -115,6 +145,8 @@ impl Body {
         match self {
             Self::Node(_) => Key::Node,
             Self::Route(route) => Key::Route(route.node.clone()),
+            Self::Group(group) => Key::Group(group.group),
+            Self::Policy(policy) => Key::Policy(policy.name.clone()),
             Self::Pod(pod) => Key::Pod(pod.uid.clone()),
         }
     }
@@ -135,15 +167,7 @@ impl Body {
                     .map(limits::cut)
                     .unwrap_or_default()
                     .to_owned(),
-                labels: node
-                    .labels
-                    .iter()
-                    .take(limits::LABELS)
-                    .map(|(key, value)| v1::NodeLabel {
-                        key: key.clone(),
-                        value: value.clone(),
-                    })
-                    .collect(),
+                labels: labels_to_wire(&node.labels),
             }),
             Self::Route(route) => v1::record::Body::Route(v1::RouteRecord {
                 node: route.node.to_string(),
@@ -154,7 +178,15 @@ impl Body {
                 uid: pod.uid.to_string(),
                 namespace: pod.namespace.clone(),
                 name: pod.name.clone(),
+                labels: labels_to_wire(&pod.labels),
+                ports: policy::ports_to_wire(&pod.ports),
+                groups: pod.groups.iter().map(ToString::to_string).collect(),
             }),
+            Self::Group(group) => v1::record::Body::Group(v1::GroupRecord {
+                group: group.group.to_string(),
+                members: policy::members_to_wire(&group.members),
+            }),
+            Self::Policy(policy) => v1::record::Body::Policy(policy::policy_to_wire(policy)),
         }
     }
 
@@ -162,22 +194,13 @@ impl Body {
         Ok(match body {
             v1::record::Body::Node(node) => {
                 at_most("uid", node.uid.len(), limits::UID)?;
-                at_most("labels", node.labels.len(), limits::LABELS)?;
-                for label in &node.labels {
-                    at_most("labels.key", label.key.len(), limits::LABEL_KEY)?;
-                    at_most("labels.value", label.value.len(), limits::LABEL_VALUE)?;
-                }
                 Self::Node(NodeFacts {
                     name: NodeName::new(&node.name)?,
                     pod_cidrs: parse_cidrs("pod_cidrs", &node.pod_cidrs)?,
                     addresses: parse_addresses("addresses", &node.addresses)?,
                     problem: Some(limits::cut(&node.problem).to_owned()).filter(|p| !p.is_empty()),
                     uid: node.uid,
-                    labels: node
-                        .labels
-                        .into_iter()
-                        .map(|label| (label.key, label.value))
-                        .collect(),
+                    labels: labels_from_wire(node.labels)?,
                 })
             }
             v1::record::Body::Route(route) => Self::Route(RouteFacts {
@@ -192,10 +215,39 @@ impl Body {
                     uid: PodUid::new(&pod.uid)?,
                     namespace: pod.namespace,
                     name: pod.name,
+                    labels: labels_from_wire(pod.labels)?,
+                    ports: policy::ports_from_wire(pod.ports)?,
+                    groups: policy::pod_groups(&pod.groups)?,
                 })
+            }
+            v1::record::Body::Group(group) => Self::Group(GroupFacts {
+                group: policy::group_key(&group.group)?,
+                members: policy::members_from_wire(group.members)?,
+            }),
+            v1::record::Body::Policy(wire) => {
+                Self::Policy(Arc::new(policy::policy_from_wire(wire)?))
             }
         })
     }
+}
+
+fn labels_to_wire(labels: &BTreeMap<String, String>) -> Vec<v1::NodeLabel> {
+    let labels = labels.iter().take(limits::LABELS);
+    let labels = labels.map(|(key, value)| v1::NodeLabel {
+        key: key.clone(),
+        value: value.clone(),
+    });
+    labels.collect()
+}
+
+fn labels_from_wire(labels: Vec<v1::NodeLabel>) -> Result<BTreeMap<String, String>, Invalid> {
+    at_most("labels", labels.len(), limits::LABELS)?;
+    for label in &labels {
+        at_most("labels.key", label.key.len(), limits::LABEL_KEY)?;
+        at_most("labels.value", label.value.len(), limits::LABEL_VALUE)?;
+    }
+    let labels = labels.into_iter();
+    Ok(labels.map(|label| (label.key, label.value)).collect())
 }
 
 /// A record: a body and the hash of its content. The key follows from the body.
@@ -285,6 +337,8 @@ pub struct Delta {
     /// Records that are gone. A key that is not held is no error: what came and went between two
     /// batches is named here, too.
     pub removed: Vec<Key>,
+    /// Groups that the agent holds, by difference. None is here twice, nor in `changed` as well.
+    pub groups: Vec<GroupDifference>,
     /// The agent now holds all of its records.
     pub complete: bool,
     /// Records and keys of kinds this code does not know; they were left out.
@@ -300,6 +354,7 @@ impl Delta {
             changed: self.changed.iter().map(Entry::to_wire).collect(),
             removed: self.removed.iter().map(ToString::to_string).collect(),
             complete: self.complete,
+            groups: self.groups.iter().map(GroupDifference::to_wire).collect(),
         }
     }
 }
@@ -310,6 +365,7 @@ impl TryFrom<v1::Batch> for Delta {
     fn try_from(batch: v1::Batch) -> Result<Self, Invalid> {
         at_most("changed", batch.changed.len(), limits::RECORDS)?;
         at_most("removed", batch.removed.len(), limits::RECORDS)?;
+        at_most("groups", batch.groups.len(), limits::RECORDS)?;
         let mut delta = Self {
             number: batch
                 .number
@@ -329,6 +385,16 @@ impl TryFrom<v1::Batch> for Delta {
                 Some(key) => delta.removed.push(key),
                 None => delta.skipped += 1,
             }
+        }
+        let changed = delta.changed.iter().map(Entry::key);
+        let mut named: BTreeSet<Key> = changed.collect();
+        for difference in batch.groups {
+            let difference = GroupDifference::try_from(difference)?;
+            if !named.insert(Key::Group(difference.group)) {
+                let group = difference.group.to_string();
+                return Err(Invalid::malformed("groups", &group, "a group named once"));
+            }
+            delta.groups.push(difference);
         }
         Ok(delta)
     }
@@ -355,6 +421,9 @@ mod tests {
             uid: PodUid::new("uid-1").unwrap(),
             namespace: "default".into(),
             name: "web".into(),
+            labels: BTreeMap::from([("app".into(), "web".into())]),
+            ports: Arc::default(),
+            groups: Vec::new(),
         }));
         let node = Entry::new(Body::Node(NodeFacts {
             name: NodeName::new("a").unwrap(),
@@ -409,14 +478,14 @@ mod tests {
             }),
             changed: vec![
                 v1::Record {
-                    key: "policy/1".into(),
+                    key: "later/1".into(),
                     hash: vec![],
                     body: None,
                 },
                 route("b").to_wire(),
             ],
-            removed: vec!["policy/2".into(), "pod/x".into()],
-            complete: false,
+            removed: vec!["later/2".into(), "pod/x".into()],
+            ..v1::Batch::default()
         };
         let delta = Delta::try_from(batch).unwrap();
         assert_eq!(

@@ -3,8 +3,11 @@
 use std::fmt;
 use std::str::FromStr;
 
+use carrick_policy::{GroupKey, PolicyName};
+
 use crate::invalid::Invalid;
 use crate::limits;
+use crate::policy::{group_key, policy_name};
 
 /// The name of a Node: a DNS subdomain (RFC 1123), as Kubernetes requires.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -86,14 +89,19 @@ impl std::borrow::Borrow<str> for PodUid {
     }
 }
 
-/// What a record is about: `node`, `route/NODE` or `pod/UID`. The order of the variants is the
-/// order in which a batch lists its records: first the agent's own Node, then routes, then pods.
+/// What a record is about: `node`, `route/NODE`, `group/GROUP`, `policy/NAMESPACE/NAME` or `pod/UID`. The order
+/// of the variants is the order in which a batch lists its records: first the agent's own Node, at last the
+/// pods, whose ports open by their records.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Key {
     /// The agent's own Node.
     Node,
     /// The way to another node's pods.
     Route(NodeName),
+    /// A group that rules name.
+    Group(GroupKey),
+    /// A policy; a ClusterNetworkPolicy has no namespace.
+    Policy(PolicyName),
     /// A pod of this node.
     Pod(PodUid),
 }
@@ -103,6 +111,11 @@ impl fmt::Display for Key {
         match self {
             Self::Node => f.write_str("node"),
             Self::Route(node) => write!(f, "route/{node}"),
+            Self::Group(group) => write!(f, "group/{group}"),
+            Self::Policy(policy) => {
+                let namespace = policy.namespace().unwrap_or_default();
+                write!(f, "policy/{namespace}/{}", policy.name())
+            }
             Self::Pod(uid) => write!(f, "pod/{uid}"),
         }
     }
@@ -115,6 +128,12 @@ impl FromStr for Key {
         match text.split_once('/') {
             None if text == "node" => Ok(Self::Node),
             Some(("route", node)) => Ok(Self::Route(NodeName::new(node)?)),
+            Some(("group", group)) => Ok(Self::Group(group_key(group)?)),
+            Some(("policy", policy)) => {
+                let wrong = || Invalid::malformed("key", text, "a record's key");
+                let (namespace, name) = policy.split_once('/').ok_or_else(wrong)?;
+                Ok(Self::Policy(policy_name(namespace, name)?))
+            }
             Some(("pod", uid)) => Ok(Self::Pod(PodUid::new(uid)?)),
             _ => Err(Invalid::malformed("key", text, "a record's key")),
         }
@@ -127,7 +146,7 @@ impl Key {
     pub(crate) fn parse_known(text: &str) -> Result<Option<Self>, Invalid> {
         let kind = text.split_once('/').map_or(text, |(kind, _)| kind);
         match kind {
-            "node" | "route" | "pod" => text.parse().map(Some),
+            "node" | "route" | "group" | "policy" | "pod" => text.parse().map(Some),
             _ => Ok(None),
         }
     }
@@ -143,6 +162,9 @@ mod tests {
             "node",
             "route/ip-10-0-0-1.eu-west-1.compute.internal",
             "pod/7f3a",
+            "group/addresses/062aba0419c33e2f50402d923987f00c",
+            "policy/default/web",
+            "policy//deny-all",
         ] {
             assert_eq!(text.parse::<Key>().unwrap().to_string(), text);
         }
@@ -161,6 +183,12 @@ mod tests {
             "pod/a b",
             "pod/a/b",
             "x/y",
+            "group/addresses",
+            "group/addresses/x",
+            "policy/web",
+            "policy//",
+            "policy/default/",
+            "policy/default/a/b",
         ] {
             assert!(text.parse::<Key>().is_err(), "{text:?}");
         }
@@ -170,7 +198,7 @@ mod tests {
 
     #[test]
     fn kinds_of_a_newer_peer_are_unknown_not_wrong() {
-        assert_eq!(Key::parse_known("policy/1"), Ok(None));
+        assert_eq!(Key::parse_known("later/1"), Ok(None));
         assert!(Key::parse_known("pod/").is_err());
     }
 }

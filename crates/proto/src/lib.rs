@@ -12,7 +12,7 @@
 //!
 //! ```text
 //! v1::Hello ─► Greeting        what an agent says of itself when it opens its stream
-//! v1::Batch ─► Delta ─► Entry{ContentHash, Body} and Key
+//! v1::Batch ─► Delta ─► Entry{ContentHash, Body}, Key and GroupDifference (GroupHash)
 //! v1::Realized, AddressReport, AgentReport ─► Realized, AddressChange, NodeReport
 //! ```
 //!
@@ -22,11 +22,13 @@
 //! This crate depends on no runtime: [`v1`] names tonic's types, and drivers elsewhere use them.
 
 mod entry;
+mod group;
 mod invalid;
 mod key;
 pub mod limits;
 mod net;
 mod number;
+mod policy;
 mod said;
 
 /// Generated from `proto/carrick/v1/distribution.proto` by `examples/generate.rs`.
@@ -42,7 +44,8 @@ pub mod v1 {
     include!("generated/carrick.v1.rs");
 }
 
-pub use entry::{Body, ContentHash, Delta, Entry, NodeFacts, PodFacts, RouteFacts};
+pub use entry::{Body, ContentHash, Delta, Entry, GroupFacts, NodeFacts, PodFacts, RouteFacts};
+pub use group::{GroupDifference, GroupHash};
 pub use invalid::Invalid;
 pub use key::{Key, NodeName, PodUid};
 pub use net::{parse_address, parse_addresses, parse_cidr, parse_cidrs};

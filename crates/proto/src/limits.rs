@@ -25,6 +25,16 @@ pub const LABELS: usize = 1024;
 pub const LABEL_KEY: usize = 317;
 /// Bytes of a label's value.
 pub const LABEL_VALUE: usize = 63;
+/// Groups that a pod is in or a rule names.
+pub const GROUPS: usize = 16_384;
+/// Members of a group: each address of 100,000 pods.
+pub const MEMBERS: usize = 262_144;
+/// Rules of a policy: an object of 1.5 MiB, as large as etcd takes it, has fewer.
+pub const RULES: usize = 65_536;
+/// Ranges, exceptions or names of domains of a rule.
+pub const NETWORKS: usize = 65_536;
+/// Ports of a rule, or named ports of a pod.
+pub const PORTS: usize = 65_536;
 /// Bytes of a version string.
 pub const VERSION: usize = 128;
 /// Bytes of an error or problem text; longer ones are cut, not refused.

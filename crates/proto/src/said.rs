@@ -424,8 +424,9 @@ mod tests {
             if let Ok(batch) = v1::Batch::decode(bytes.as_slice())
                 && let Ok(delta) = crate::Delta::try_from(batch)
             {
-                let again = crate::Delta::try_from(delta.to_wire()).map(|again| again.changed);
-                proptest::prop_assert_eq!(again, Ok(delta.changed));
+                let again = crate::Delta::try_from(delta.to_wire());
+                let again = again.map(|again| (again.changed, again.groups));
+                proptest::prop_assert_eq!(again, Ok((delta.changed, delta.groups)));
             }
             if let Ok(report) = v1::AddressReport::decode(bytes.as_slice()) {
                 let _ = AddressChange::try_from(report);

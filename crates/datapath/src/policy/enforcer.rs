@@ -1,9 +1,9 @@
 //! Policy of one node in the switch: what the controller says in, modifications of flows out.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
-use carrick_openflow::{Action, Flow, FlowMod, Instructions, MatchError, Mod, TableId};
+use carrick_openflow::{Flow, FlowMod, MatchError, Mod, State, diff};
 use carrick_policy::{
     Direction, EnforcedPolicy, GroupKey, GroupUpdate, Members, NodeState, NodeUpdate, PodRecord,
     PolicyName, Tier,
@@ -11,32 +11,10 @@ use carrick_policy::{
 
 use super::clause::Clause;
 use super::order::priorities;
-use super::part::{Connected, Effect, Part, ledger_key, outlines};
-use crate::cookie::{CookieParts, Kind};
+use super::part::{Connected, EnforcedPart, Outline, Part, ledger_key, outlines};
+use super::place::{Place, Purpose, cookie, shown};
+use crate::cookie::Kind;
 use crate::ledger::{IdLedger, LedgerError};
-use crate::table::Table;
-
-/// A flow of the switch by what makes it itself.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-struct Place {
-    table: Table,
-    priority: u16,
-    clause: Clause,
-}
-
-/// What a flow is there for. What decides comes first.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Purpose {
-    Decide {
-        effect: Effect,
-        object: u32,
-    },
-    Clause {
-        conjunction: u32,
-        number: u8,
-        of: u8,
-    },
-}
 
 /// How often a flow is wanted for what: several members may have one address.
 type Purposes = BTreeMap<Purpose, u32>;
@@ -53,25 +31,15 @@ pub struct Enforcer {
     flows: HashMap<Place, Purposes>,
     /// What flows were that may have changed since the switch was told.
     told: BTreeMap<Place, Vec<Purpose>>,
+    /// Every flow as text but for `unwritten`, which have changed since.
+    text: BTreeMap<Place, String>,
+    unwritten: BTreeSet<Place>,
+    /// Policies that have no flows, because the ledger had no ids for them.
+    waiting: BTreeSet<PolicyName>,
     /// Keys of the ledger whose flows go with the next changes.
-    freed: Vec<String>,
-}
-
-/// What the switch must be told.
-#[derive(Debug, Default)]
-pub struct PolicyChanges {
-    /// Flows added and changed, then flows removed: one bundle.
-    pub bundle: Vec<Mod>,
-    freed: Vec<String>,
-}
-
-impl PolicyChanges {
-    /// Gives back the ids of what is gone. Call once the bundle is acknowledged.
-    pub fn release(&self, ledger: &mut IdLedger) {
-        for key in &self.freed {
-            ledger.release(Kind::PolicyRule, key);
-        }
-    }
+    freed: BTreeSet<String>,
+    /// Keys whose flows go with changes that were asked for and may not be acknowledged yet.
+    leaving: BTreeSet<String>,
 }
 
 impl Enforcer {
@@ -94,17 +62,21 @@ impl Enforcer {
         });
     }
 
-    /// Takes in what the controller says.
+    /// Takes in what the controller says, and enters policies that had no ids before.
     ///
     /// # Errors
-    /// The ledger is full. Policies that have no id are not enforced; what is enforced is whole.
+    /// The ledger is full. [Some policies](Self::waiting) have no ids and are not enforced; what is enforced
+    /// is whole.
     pub fn apply(&mut self, update: NodeUpdate, ledger: &mut IdLedger) -> Result<(), LedgerError> {
         let NodeUpdate {
             pods,
             policies,
             groups,
         } = update;
+        let mut has_order = false;
         for name in policies.keys() {
+            let old = self.state.policies.get(name);
+            has_order |= old.is_some_and(|old| old.tier != Tier::NetworkPolicy);
             self.forget(name);
         }
         for (uid, record) in pods {
@@ -116,33 +88,49 @@ impl Enforcer {
         for (key, update) in groups {
             self.group(key, update);
         }
-        if policies.is_empty() {
-            return Ok(());
-        }
-        let mut new = Vec::new();
         for (name, policy) in policies {
             if let Some(policy) = policy {
-                new.push(name.clone());
+                self.waiting.insert(name.clone());
                 self.state.policies.insert(name, policy);
             }
         }
-        let order = self.order();
-        self.reorder(&order);
-        for name in new {
-            self.enter_policy(&name, &order, ledger)?;
+        let waiting = self.waiting.iter();
+        let mut waiting = waiting.filter_map(|name| self.state.policies.get(name));
+        has_order |= waiting.any(|policy| policy.tier != Tier::NetworkPolicy);
+        // Most policies are of the tier that has none.
+        let order = if has_order {
+            self.order()
+        } else {
+            Order::new()
+        };
+        if has_order {
+            self.reorder(&order);
         }
-        Ok(())
+        let mut first = Ok(());
+        for name in std::mem::take(&mut self.waiting) {
+            if let Err(error) = self.enter_policy(&name, &order, ledger) {
+                self.waiting.insert(name);
+                first = first.and(Err(error));
+            }
+        }
+        first
     }
 
-    /// What the switch must be told since this was asked for last.
+    /// Policies that have no flows, because the ledger had no ids for them.
+    pub fn waiting(&self) -> impl Iterator<Item = &PolicyName> {
+        self.waiting.iter()
+    }
+
+    /// What the switch must be told since this was asked for last: flows added and changed, then flows
+    /// removed, for one bundle.
     ///
     /// # Errors
-    /// A flow cannot be written.
-    pub fn changes(&mut self) -> Result<PolicyChanges, MatchError> {
+    /// A flow cannot be written: the switch need not be told of anything yet.
+    pub fn changes(&mut self) -> Result<Vec<Mod>, MatchError> {
         let (mut flows, mut removed) = (Vec::new(), Vec::new());
-        for (place, before) in std::mem::take(&mut self.told) {
-            let now = self.flows.get(&place);
-            let unchanged = now.map_or(before.is_empty(), |now| shown(now.keys()).eq(&before));
+        for (place, before) in &self.told {
+            let now = self.flows.get(place);
+            let unchanged = now.map_or(before.is_empty(), |now| shown(now.keys()).eq(before));
             if unchanged {
                 continue;
             }
@@ -161,9 +149,75 @@ impl Enforcer {
             }
         }
         flows.append(&mut removed);
-        Ok(PolicyChanges {
-            bundle: flows,
-            freed: std::mem::take(&mut self.freed),
+        self.all_told();
+        Ok(flows)
+    }
+
+    /// As [`Self::changes`], for a switch that holds `flows` of policy, whatever it was told.
+    ///
+    /// # Errors
+    /// A flow cannot be written.
+    pub fn difference(&mut self, flows: Vec<Flow>) -> Result<Vec<Mod>, MatchError> {
+        let canonical = |flows| {
+            let mut state = State {
+                flows,
+                ..State::default()
+            };
+            state.canonicalize();
+            state
+        };
+        let (held, wanted) = (canonical(flows), canonical(self.flows()?));
+        self.all_told();
+        Ok(diff(&held, &wanted, &carrick_openflow::Learned::default()).bundle)
+    }
+
+    fn all_told(&mut self) {
+        self.told.clear();
+        self.leaving.append(&mut self.freed);
+    }
+
+    /// Gives back the ids of what has left the switch. Call once it has acknowledged all it was told.
+    pub fn release(&mut self, ledger: &mut IdLedger) {
+        for key in std::mem::take(&mut self.leaving) {
+            ledger.release(Kind::PolicyRule, &key);
+        }
+    }
+
+    /// What a policy has in the switch; nothing while it waits.
+    pub fn parts(&self, name: &PolicyName) -> impl Iterator<Item = EnforcedPart<'_>> {
+        let parts = self.parts.get(name).into_iter().flatten();
+        parts.map(|part| EnforcedPart {
+            direction: part.direction,
+            rule: part.rule(),
+            table: part.table,
+            priority: part.priority,
+            id: part.object,
+        })
+    }
+
+    /// How many flows there are by the ids of what they are for. Flows that rules share count for each.
+    pub fn flows_by_id(&self) -> BTreeMap<u32, usize> {
+        let mut count = BTreeMap::new();
+        for purpose in self.flows.values().flat_map(BTreeMap::keys) {
+            *count.entry(purpose.id()).or_default() += 1;
+        }
+        count
+    }
+
+    /// Forgets the ids of everything else, once nothing in the switch carries them.
+    pub fn retain_ids(&self, ledger: &mut IdLedger) {
+        let policies = self.state.policies.values();
+        let mut keys: HashSet<String> = policies.flat_map(|policy| ledger_keys(policy)).collect();
+        keys.extend(self.leaving.iter().chain(&self.freed).cloned());
+        ledger.retain(Kind::PolicyRule, |key| keys.contains(key));
+    }
+
+    /// Whether a policy for a pod has no flows, because the ledger had no ids for it. Which one.
+    pub fn lacks(&self, uid: &str) -> Option<&PolicyName> {
+        let record = self.state.pods.get(uid)?;
+        self.waiting.iter().find(|name| {
+            let policy = self.state.policies.get(*name);
+            policy.is_some_and(|policy| record.groups.binary_search(&policy.applied_to).is_ok())
         })
     }
 
@@ -177,6 +231,25 @@ impl Enforcer {
             .into_iter()
             .map(|(place, purposes)| place.flow(purposes.keys()));
         flows.collect()
+    }
+
+    /// As [`Self::flows`], in the syntax of `ovs-ofctl`. What has not changed since this was asked for last is
+    /// not written anew.
+    ///
+    /// # Errors
+    /// A flow cannot be written.
+    pub fn lines(&mut self) -> Result<impl Iterator<Item = &str>, MatchError> {
+        while let Some(place) = self.unwritten.last() {
+            match self.flows.get(place) {
+                Some(purposes) => {
+                    let line = place.flow(purposes.keys())?.to_string();
+                    self.text.insert(*place, line);
+                }
+                None => drop(self.text.remove(place)),
+            }
+            self.unwritten.pop_last();
+        }
+        Ok(self.text.values().map(String::as_str))
     }
 
     /// Changes what is known of a pod, and what policies for it say.
@@ -269,23 +342,14 @@ impl Enforcer {
     fn forget(&mut self, name: &PolicyName) {
         for part in self.parts.remove(name).unwrap_or_default() {
             self.part_clauses(&part, Self::drop_one);
-            if let Some(set) = self.subjects.get_mut(&part.policy.applied_to) {
-                set.remove(name);
-            }
+            leave(&mut self.subjects, &part.policy.applied_to, name);
             for group in part.groups() {
-                if let Some(set) = self.peers.get_mut(group) {
-                    set.remove(name);
-                }
+                leave(&mut self.peers, group, name);
             }
         }
-        self.subjects.retain(|_, set| !set.is_empty());
-        self.peers.retain(|_, set| !set.is_empty());
+        self.waiting.remove(name);
         if let Some(policy) = self.state.policies.remove(name) {
-            let keys = outlines(&policy)
-                .into_iter()
-                .filter(super::part::Outline::counts);
-            let keys = keys.map(|outline| ledger_key(&policy, outline.direction, &outline.what));
-            self.freed.extend(keys);
+            self.freed.extend(ledger_keys(&policy));
         }
     }
 
@@ -303,7 +367,8 @@ impl Enforcer {
             let mut object = 0;
             if outline.counts() {
                 let key = ledger_key(&policy, outline.direction, &outline.what);
-                self.freed.retain(|freed| *freed != key);
+                self.freed.remove(&key);
+                self.leaving.remove(&key);
                 object = ledger.id(Kind::PolicyRule, &key)?;
             }
             let in_order = outline
@@ -406,6 +471,7 @@ impl Enforcer {
     }
 
     fn note(&mut self, place: Place) {
+        self.unwritten.insert(place);
         let flows = &self.flows;
         self.told.entry(place).or_insert_with(|| {
             let now = flows.get(&place);
@@ -432,6 +498,26 @@ impl Enforcer {
         }
         if purposes.is_empty() {
             self.flows.remove(&place);
+        }
+    }
+}
+
+/// Keys of the ledger that a policy has.
+fn ledger_keys(policy: &EnforcedPolicy) -> impl Iterator<Item = String> {
+    let counted = outlines(policy).into_iter().filter(Outline::counts);
+    counted.map(|outline| ledger_key(policy, outline.direction, &outline.what))
+}
+
+/// Takes a policy out of a group's, and the group with its last one.
+fn leave(
+    by_group: &mut HashMap<GroupKey, BTreeSet<PolicyName>>,
+    group: &GroupKey,
+    name: &PolicyName,
+) {
+    if let Some(set) = by_group.get_mut(group) {
+        set.remove(name);
+        if set.is_empty() {
+            by_group.remove(group);
         }
     }
 }
@@ -474,71 +560,6 @@ impl Part {
             };
             let clauses = clauses(dimension).into_iter();
             to.extend(clauses.map(|clause| (self.place(clause), purpose)));
-        }
-    }
-}
-
-/// What shows of a flow's purposes: the first that decides, or all that share it.
-fn shown<'a>(purposes: impl Iterator<Item = &'a Purpose>) -> impl Iterator<Item = &'a Purpose> {
-    let mut decided = false;
-    purposes.take_while(move |purpose| {
-        let goes_on = !decided;
-        decided = matches!(purpose, Purpose::Decide { .. });
-        goes_on
-    })
-}
-
-/// Whose flow it is: the rule's that decides, nobody's where rules share what they match.
-fn cookie<'a>(mut purposes: impl Iterator<Item = &'a Purpose>) -> CookieParts {
-    match purposes.next() {
-        Some(Purpose::Decide { object, .. }) => CookieParts {
-            kind: Kind::PolicyRule,
-            object: *object,
-        },
-        _ => CookieParts {
-            kind: Kind::PolicyClause,
-            object: 0,
-        },
-    }
-}
-
-impl Place {
-    fn flow<'a>(
-        &self,
-        purposes: impl Iterator<Item = &'a Purpose> + Clone,
-    ) -> Result<Flow, MatchError> {
-        let instructions = match purposes.clone().next() {
-            Some(Purpose::Decide { effect, .. }) => match effect {
-                Effect::Drop => Instructions::drop(),
-                Effect::Goto(table) => Instructions {
-                    goto: Some(TableId(table.id())),
-                    ..Instructions::default()
-                },
-            },
-            _ => Instructions {
-                apply: purposes
-                    .clone()
-                    .filter_map(|purpose| purpose.action())
-                    .collect(),
-                ..Instructions::default()
-            },
-        };
-        let bits = cookie(purposes).to_bits();
-        let (table, match_) = (TableId(self.table.id()), self.clause.to_match()?);
-        let flow = Flow::new(table, self.priority, match_, instructions);
-        Ok(flow.with_cookie(carrick_openflow::Cookie(bits)))
-    }
-}
-
-impl Purpose {
-    fn action(self) -> Option<Action> {
-        match self {
-            Self::Clause {
-                conjunction,
-                number,
-                of,
-            } => Some(Action::conjunction(conjunction, number, of)),
-            Self::Decide { .. } => None,
         }
     }
 }

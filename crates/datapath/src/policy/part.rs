@@ -69,6 +69,21 @@ pub(super) struct Part {
     pub(super) dimensions: Vec<Dimension>,
 }
 
+/// A rule, or what isolates the pods of a policy, as the switch has it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct EnforcedPart<'a> {
+    /// Its direction.
+    pub direction: Direction,
+    /// The rule; none for what the policy has without one.
+    pub rule: Option<&'a Rule<GroupKey>>,
+    /// Where its flows are.
+    pub table: Table,
+    /// Their priority.
+    pub priority: u16,
+    /// Its id in the ledger; 0 for what needs none.
+    pub id: u32,
+}
+
 /// A pod of this node that is connected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Connected {
@@ -234,7 +249,7 @@ pub(super) fn outlines(policy: &EnforcedPolicy) -> Vec<Outline> {
 }
 
 impl Part {
-    fn rule(&self) -> Option<&Rule<GroupKey>> {
+    pub(super) fn rule(&self) -> Option<&Rule<GroupKey>> {
         self.policy.rules.get(self.rule?)
     }
 

@@ -150,16 +150,37 @@ pub struct Batch {
     /// The agent now holds all of its records (closes the first batch of a stream).
     #[prost(bool, tag = "4")]
     pub complete: bool,
+    /// Groups of peers that the agent holds, by difference: a group at most once, here or in changed.
+    #[prost(message, repeated, tag = "5")]
+    pub groups: ::prost::alloc::vec::Vec<GroupDifference>,
 }
-/// Record: one fact a node needs. key is "node", "route/NODE" or "pod/UID"; hash is the first 16
-/// bytes of SHA-256 over the encoded body, so that any leader computes the same.
+/// GroupDifference is what changes of a group of peers. An agent that does not hold the group, or then
+/// holds another one than hash says, ends the stream and names the group no more in its next Hello.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct GroupDifference {
+    #[prost(string, tag = "1")]
+    pub group: ::prost::alloc::string::String,
+    /// Of the group's content afterwards, as in its Record.
+    #[prost(bytes = "vec", tag = "2")]
+    pub hash: ::prost::alloc::vec::Vec<u8>,
+    /// Who is new, or calls its ports otherwise.
+    #[prost(message, repeated, tag = "3")]
+    pub added: ::prost::alloc::vec::Vec<GroupMember>,
+    /// Who is gone: owner and address alone.
+    #[prost(message, repeated, tag = "4")]
+    pub removed: ::prost::alloc::vec::Vec<GroupMember>,
+}
+/// Record: one fact a node needs. key is "node", "route/NODE", "group/GROUP", "policy/NAMESPACE/NAME"
+/// (of a ClusterNetworkPolicy "policy//NAME") or "pod/UID"; hash is the first 16 bytes of SHA-256 over
+/// the encoded body, so that any leader computes the same. A group's hash is a sum of 128 bits that wraps:
+/// the same of "KIND/HASH", and of each encoded member.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Record {
     #[prost(string, tag = "1")]
     pub key: ::prost::alloc::string::String,
     #[prost(bytes = "vec", tag = "2")]
     pub hash: ::prost::alloc::vec::Vec<u8>,
-    #[prost(oneof = "record::Body", tags = "3, 4, 5")]
+    #[prost(oneof = "record::Body", tags = "3, 4, 5, 6, 7")]
     pub body: ::core::option::Option<record::Body>,
 }
 /// Nested message and enum types in `Record`.
@@ -172,6 +193,10 @@ pub mod record {
         Route(super::RouteRecord),
         #[prost(message, tag = "5")]
         Pod(super::PodRecord),
+        #[prost(message, tag = "6")]
+        Policy(super::PolicyRecord),
+        #[prost(message, tag = "7")]
+        Group(super::GroupRecord),
     }
 }
 /// NodeRecord is the agent's own Node.
@@ -213,7 +238,7 @@ pub struct RouteRecord {
     pub tunnel_endpoints: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 /// PodRecord is a pod of this node (not host-network, not terminal). It opens the pod's port.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct PodRecord {
     #[prost(string, tag = "1")]
     pub uid: ::prost::alloc::string::String,
@@ -221,6 +246,118 @@ pub struct PodRecord {
     pub namespace: ::prost::alloc::string::String,
     #[prost(string, tag = "3")]
     pub name: ::prost::alloc::string::String,
+    /// Sorted by key.
+    #[prost(message, repeated, tag = "4")]
+    pub labels: ::prost::alloc::vec::Vec<NodeLabel>,
+    /// Container ports that have names.
+    #[prost(message, repeated, tag = "5")]
+    pub ports: ::prost::alloc::vec::Vec<NamedPort>,
+    /// Groups that it is in ("applied-to/HASH"), sorted: policies with these are for it.
+    #[prost(string, repeated, tag = "6")]
+    pub groups: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+/// NamedPort is a container port that has a name.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct NamedPort {
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    #[prost(enumeration = "Protocol", tag = "2")]
+    pub protocol: i32,
+    #[prost(uint32, tag = "3")]
+    pub port: u32,
+}
+/// PolicyRecord is a NetworkPolicy or ClusterNetworkPolicy that is for a pod of this node.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct PolicyRecord {
+    /// Empty for a ClusterNetworkPolicy.
+    #[prost(string, tag = "1")]
+    pub namespace: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub name: ::prost::alloc::string::String,
+    #[prost(string, tag = "3")]
+    pub uid: ::prost::alloc::string::String,
+    #[prost(enumeration = "Tier", tag = "4")]
+    pub tier: i32,
+    #[prost(uint32, tag = "5")]
+    pub priority: u32,
+    #[prost(string, tag = "6")]
+    pub applied_to: ::prost::alloc::string::String,
+    #[prost(bool, tag = "7")]
+    pub isolates_ingress: bool,
+    #[prost(bool, tag = "8")]
+    pub isolates_egress: bool,
+    #[prost(message, repeated, tag = "9")]
+    pub rules: ::prost::alloc::vec::Vec<PolicyRule>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct PolicyRule {
+    #[prost(enumeration = "Direction", tag = "1")]
+    pub direction: i32,
+    #[prost(uint32, tag = "2")]
+    pub position: u32,
+    /// Empty where the API has none or none was given.
+    #[prost(string, tag = "3")]
+    pub name: ::prost::alloc::string::String,
+    #[prost(enumeration = "Action", tag = "4")]
+    pub action: i32,
+    /// Who is at the other end: everyone, or anyone of the rest.
+    #[prost(bool, tag = "5")]
+    pub any_peer: bool,
+    #[prost(string, repeated, tag = "6")]
+    pub groups: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(message, repeated, tag = "7")]
+    pub networks: ::prost::alloc::vec::Vec<Network>,
+    #[prost(string, repeated, tag = "8")]
+    pub domains: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Every packet, of whatever protocol; ports is empty then. Without it and without ports the rule
+    /// matches nothing.
+    #[prost(bool, tag = "9")]
+    pub any_port: bool,
+    #[prost(message, repeated, tag = "10")]
+    pub ports: ::prost::alloc::vec::Vec<PortMatch>,
+}
+/// Network is a range of addresses but for some within it.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Network {
+    #[prost(string, tag = "1")]
+    pub cidr: ::prost::alloc::string::String,
+    #[prost(string, repeated, tag = "2")]
+    pub except: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+/// PortMatch: every port of a protocol, a range, or what the destination calls so.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PortMatch {
+    /// Unspecified only with a name: ports of every protocol.
+    #[prost(enumeration = "Protocol", tag = "1")]
+    pub protocol: i32,
+    /// Both 0 for every port.
+    #[prost(uint32, tag = "2")]
+    pub first: u32,
+    #[prost(uint32, tag = "3")]
+    pub last: u32,
+    /// Instead of numbers.
+    #[prost(string, tag = "4")]
+    pub name: ::prost::alloc::string::String,
+}
+/// GroupRecord is who is at the other end of rules, whole.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct GroupRecord {
+    #[prost(string, tag = "1")]
+    pub group: ::prost::alloc::string::String,
+    /// Sorted by owner, then address.
+    #[prost(message, repeated, tag = "2")]
+    pub members: ::prost::alloc::vec::Vec<GroupMember>,
+}
+/// GroupMember: a pod by its UID or a node by its name, and one of its addresses.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct GroupMember {
+    #[prost(string, tag = "1")]
+    pub owner: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub address: ::prost::alloc::string::String,
+    /// Of groups for rules that name ports only.
+    #[prost(message, repeated, tag = "3")]
+    pub ports: ::prost::alloc::vec::Vec<NamedPort>,
 }
 /// AddressesFree ends quarantines. One that is late ends none but its own: an address that was used
 /// and released again since rests by another release.
@@ -236,6 +373,131 @@ pub struct FreedAddress {
     pub address: ::prost::alloc::string::String,
     #[prost(uint64, tag = "2")]
     pub release: u64,
+}
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum Protocol {
+    Unspecified = 0,
+    Tcp = 1,
+    Udp = 2,
+    Sctp = 3,
+}
+impl Protocol {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "PROTOCOL_UNSPECIFIED",
+            Self::Tcp => "PROTOCOL_TCP",
+            Self::Udp => "PROTOCOL_UDP",
+            Self::Sctp => "PROTOCOL_SCTP",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "PROTOCOL_UNSPECIFIED" => Some(Self::Unspecified),
+            "PROTOCOL_TCP" => Some(Self::Tcp),
+            "PROTOCOL_UDP" => Some(Self::Udp),
+            "PROTOCOL_SCTP" => Some(Self::Sctp),
+            _ => None,
+        }
+    }
+}
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum Tier {
+    Unspecified = 0,
+    Admin = 1,
+    NetworkPolicy = 2,
+    Baseline = 3,
+}
+impl Tier {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "TIER_UNSPECIFIED",
+            Self::Admin => "TIER_ADMIN",
+            Self::NetworkPolicy => "TIER_NETWORK_POLICY",
+            Self::Baseline => "TIER_BASELINE",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "TIER_UNSPECIFIED" => Some(Self::Unspecified),
+            "TIER_ADMIN" => Some(Self::Admin),
+            "TIER_NETWORK_POLICY" => Some(Self::NetworkPolicy),
+            "TIER_BASELINE" => Some(Self::Baseline),
+            _ => None,
+        }
+    }
+}
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum Direction {
+    Unspecified = 0,
+    Ingress = 1,
+    Egress = 2,
+}
+impl Direction {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "DIRECTION_UNSPECIFIED",
+            Self::Ingress => "DIRECTION_INGRESS",
+            Self::Egress => "DIRECTION_EGRESS",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "DIRECTION_UNSPECIFIED" => Some(Self::Unspecified),
+            "DIRECTION_INGRESS" => Some(Self::Ingress),
+            "DIRECTION_EGRESS" => Some(Self::Egress),
+            _ => None,
+        }
+    }
+}
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum Action {
+    Unspecified = 0,
+    Accept = 1,
+    Deny = 2,
+    Pass = 3,
+}
+impl Action {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "ACTION_UNSPECIFIED",
+            Self::Accept => "ACTION_ACCEPT",
+            Self::Deny => "ACTION_DENY",
+            Self::Pass => "ACTION_PASS",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "ACTION_UNSPECIFIED" => Some(Self::Unspecified),
+            "ACTION_ACCEPT" => Some(Self::Accept),
+            "ACTION_DENY" => Some(Self::Deny),
+            "ACTION_PASS" => Some(Self::Pass),
+            _ => None,
+        }
+    }
 }
 /// Generated client implementations.
 pub mod distribution_client {
