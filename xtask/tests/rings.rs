@@ -34,6 +34,7 @@ fn allowed() -> BTreeMap<&'static str, &'static [&'static str]> {
                 "carrick-node",
                 "carrick-openflow",
                 "carrick-ovsdb",
+                "carrick-policy",
                 "carrick-proto",
             ],
         ),
