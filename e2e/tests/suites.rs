@@ -6,6 +6,7 @@ mod addresses;
 mod connectivity;
 mod faults;
 mod ipam;
+mod policy;
 mod reboot;
 mod refusals;
 mod removal;
@@ -37,6 +38,7 @@ pub fn all() -> Vec<Suite> {
         (V6, Quick, "v6_ipam", ipam::tests()),
         (V6, Quick, "damage", faults::damage_tests()),
         (Dual, Quick, "dual_connectivity", connectivity::tests()),
+        (Dual, Quick, "dual_policy", policy::tests()),
         (Dual, Quick, "spoof", spoof::tests()),
         (Dual, Quick, "security", security::tests()),
         (Dual, Quick, "runtime", runtime::tests()),
@@ -53,6 +55,7 @@ pub fn all() -> Vec<Suite> {
         (Dual, Quick, "dual_no_encap", removal::no_encap_tests()),
         (Kernel, Quick, "kernel_connectivity", connectivity::tests()),
         (Kernel, Quick, "kernel_services", services::short_tests()),
+        (Kernel, Quick, "kernel_policy", policy::tests()),
         (Kernel, Slow, "kernel_spoof", spoof::tests()),
         (Kernel, Slow, "kernel_faults", faults::kernel_tests()),
         (
