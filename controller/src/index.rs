@@ -6,11 +6,13 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use carrick_policy::GroupKey;
 use carrick_proto::{
     Body, Entry, Key, NodeFacts, NodeName, NodeReport, PodFacts, PodUid, RouteFacts,
 };
 use ipnet::IpNet;
 
+use crate::log::MembersChange;
 use crate::objects::{Event, NodeObject, PodNetwork, PodObject};
 use claims::{Claim, Claims};
 
@@ -32,6 +34,39 @@ pub struct Change {
     pub key: Key,
     /// Its content; `None` when it is gone.
     pub record: Option<Arc<Entry>>,
+}
+
+/// A group of peers that changes, or that other nodes need.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GroupChange {
+    /// Which group.
+    pub group: GroupKey,
+    /// What changes of its members; `None` if nothing does.
+    pub members: Option<MembersChange>,
+    /// Nodes that need it from now on.
+    pub told: Vec<NodeName>,
+    /// Nodes that needed it already and do so still.
+    pub kept: Vec<NodeName>,
+    /// Nodes that need it no more.
+    pub lost: Vec<NodeName>,
+}
+
+/// What is published under one number.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Changes {
+    /// Records.
+    pub records: Vec<Change>,
+    /// Groups of peers.
+    pub groups: Vec<GroupChange>,
+}
+
+impl From<Vec<Change>> for Changes {
+    fn from(records: Vec<Change>) -> Self {
+        Self {
+            records,
+            groups: Vec::new(),
+        }
+    }
 }
 
 /// Who gives nodes their pod CIDRs.

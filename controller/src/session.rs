@@ -15,8 +15,8 @@ use std::time::Duration;
 use carrick_k8s::client::CallError;
 use carrick_proto::v1::{self, agent_message, controller_message};
 use carrick_proto::{
-    AddressChange, Entry, Freed, Invalid, Key, NodeName, NodeReport, Number, PodUid, Realized,
-    limits,
+    AddressChange, Entry, Freed, GroupDifference, Invalid, Key, NodeName, NodeReport, Number,
+    PodUid, Realized, limits,
 };
 use prost::Message as _;
 use tokio::sync::mpsc;
@@ -26,6 +26,7 @@ use tracing::{debug, info, warn};
 
 use crate::cluster::Cluster;
 use crate::hub::{Ended, Hub, Opened, Session};
+use crate::log::{Lacking, Lagging};
 use crate::metrics::Metrics;
 use crate::reign::{Reign, Term};
 
@@ -176,18 +177,22 @@ impl<C: Cluster> Stream<C> {
             self.hub
                 .still_doubtful(&session.node, &std::mem::take(buried)),
         );
-        if !work.lacking.changed.is_empty() || !removed.is_empty() {
-            return Ok(Some(controller_message::Message::Batch(v1::Batch {
+        let Lacking {
+            changed, groups, ..
+        } = work.lacking;
+        if !changed.is_empty() || !removed.is_empty() || !groups.is_empty() {
+            let batch = v1::Batch {
                 number: Some(work.number.into()),
-                changed: work
-                    .lacking
-                    .changed
-                    .iter()
-                    .map(|entry| entry.to_wire())
-                    .collect(),
+                changed: changed.iter().map(|entry| entry.to_wire()).collect(),
                 removed: removed.iter().map(ToString::to_string).collect(),
                 complete: false,
-            })));
+                groups: groups.iter().map(GroupDifference::to_wire).collect(),
+            };
+            // Only the answer to a Hello may come in parts: its last one says that it is complete.
+            if batch.encoded_len() > limits::BATCH_BYTES {
+                return Err(Ended::Lagging(Lagging));
+            }
+            return Ok(Some(controller_message::Message::Batch(batch)));
         }
         let freed = self.hub.take_freed(session)?;
         if freed.is_empty() {
@@ -225,7 +230,7 @@ impl<C: Cluster> Stream<C> {
     fn count(&self, message: &controller_message::Message) {
         if let controller_message::Message::Batch(batch) = message {
             self.metrics.batches.inc();
-            let records = batch.changed.len() + batch.removed.len();
+            let records = batch.changed.len() + batch.removed.len() + batch.groups.len();
             self.metrics
                 .records_sent
                 .inc_by(u64::try_from(records).unwrap_or(u64::MAX));
