@@ -17,6 +17,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Bound;
 use std::sync::Arc;
 
+use carrick_policy::{GroupKey, Members};
 use carrick_proto::{ContentHash, Entry, GroupDifference, Key, NodeName, Number};
 
 use crate::index::{Change, Changes, GroupChange, Scope};
@@ -235,8 +236,13 @@ impl Log {
         self.shared.live + self.own.values().map(|ledger| ledger.live).sum::<usize>()
     }
 
-    /// Takes changes in under one number; content that is as it was changes nothing.
-    pub fn publish(&mut self, changes: impl Into<Changes>) -> Concerned {
+    /// Takes changes in under one number; content that is as it was changes nothing. `members` are
+    /// all of a group's, asked for where the log does not know them.
+    pub fn publish(
+        &mut self,
+        changes: impl Into<Changes>,
+        members: impl Fn(&GroupKey) -> Option<Members>,
+    ) -> Concerned {
         let Changes { records, groups } = changes.into();
         let next = self.position + 1;
         let mut concerned = Concerned::default();
@@ -254,7 +260,7 @@ impl Log {
             }
         }
         for change in groups {
-            self.publish_group(change, next, &mut concerned);
+            self.publish_group(change, &members, next, &mut concerned);
         }
         if concerned != Concerned::default() {
             self.position = next;
@@ -262,35 +268,56 @@ impl Log {
         concerned
     }
 
-    fn publish_group(&mut self, change: GroupChange, next: u64, concerned: &mut Concerned) {
+    fn publish_group(
+        &mut self,
+        change: GroupChange,
+        all: impl Fn(&GroupKey) -> Option<Members>,
+        next: u64,
+        concerned: &mut Concerned,
+    ) {
         let GroupChange {
             group,
-            members,
+            mut members,
             told,
-            kept,
+            mut kept,
             lost,
         } = change;
+        let key = Key::Group(group);
+        for node in lost {
+            if self.put_own(&node, key.clone(), Content::Gone, next) {
+                self.groups.release(&group);
+                concerned.nodes.insert(node);
+            }
+        }
+        // If all that still need it are told of it, it is new, or went and came back meanwhile: what
+        // is known of its members is not what they were before this change.
+        let again = told.iter().filter(|node| self.needs(node, &key)).cloned();
+        let again: Vec<NodeName> = again.collect();
+        if !told.is_empty() && self.groups.holders(&group) == again.len() {
+            members = all(&group).map(MembersChange::Whole).or(members);
+        }
+        kept.extend(again);
         let changed = members.is_some_and(|members| self.groups.change(&group, members, next));
         for node in kept {
             let own = self.own.get_mut(&node).filter(|_| changed);
-            if own.is_some_and(|own| own.touch(Key::Group(group), next)) {
+            if own.is_some_and(|own| own.touch(key.clone(), next)) {
                 concerned.nodes.insert(node);
             }
         }
         for node in told {
             let content = Content::Group { since: next };
-            if self.groups.has(&group) && self.put_own(&node, Key::Group(group), content, next) {
+            if self.groups.has(&group) && self.put_own(&node, key.clone(), content, next) {
                 self.groups.hold(&group);
                 concerned.nodes.insert(node);
             }
         }
-        for node in lost {
-            if self.put_own(&node, Key::Group(group), Content::Gone, next) {
-                self.groups.release(&group);
-                concerned.nodes.insert(node);
-            }
-        }
         self.groups.tidy(&group);
+    }
+
+    /// Whether the node has a record of this key.
+    fn needs(&self, node: &NodeName, key: &Key) -> bool {
+        let slot = self.own.get(node).and_then(|own| own.slots.get(key));
+        slot.is_some_and(|slot| slot.content.is_live())
     }
 
     /// Whether the content differs from what the node's ledger said.

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use carrick_k8s::client::CallError;
+use carrick_policy::PolicyName;
 use carrick_proto::v1::{self, agent_message, controller_message};
 use carrick_proto::{
     AddressChange, Entry, Freed, GroupDifference, Invalid, Key, NodeName, NodeReport, Number,
@@ -240,6 +241,7 @@ impl<C: Cluster> Stream<C> {
     /// Reads which of the doubtful objects exist, after `delay`.
     fn inquire(&self, node: &NodeName, doubtful: &BTreeSet<Key>, delay: Duration) -> Inquiry {
         let (cluster, node, keys) = (Arc::clone(&self.cluster), node.clone(), doubtful.clone());
+        let hub = Arc::clone(&self.hub);
         Box::pin(async move {
             if !delay.is_zero() {
                 tokio::time::sleep(delay).await;
@@ -267,6 +269,25 @@ impl<C: Cluster> Stream<C> {
             if keys.contains(&Key::Node) {
                 found.insert(Key::Node);
             }
+            // What an agent was told for a pod it holds stays with the pod; a group stays with the
+            // policies that may name it.
+            let enforced = keys.iter().filter_map(|key| match key {
+                Key::Policy(policy) => Some(policy.clone()),
+                _ => None,
+            });
+            let enforced: BTreeSet<PolicyName> = enforced.collect();
+            let pods_remain = found.iter().any(|key| matches!(key, Key::Pod(_)));
+            let policies = if pods_remain {
+                enforced
+            } else {
+                let unknown = hub.unknown_policies(enforced);
+                cluster.policies_among(&unknown).await?
+            };
+            if pods_remain || !policies.is_empty() {
+                let groups = keys.iter().filter(|key| matches!(key, Key::Group(_)));
+                found.extend(groups.cloned());
+            }
+            found.extend(policies.into_iter().map(Key::Policy));
             Ok(found)
         })
     }

@@ -177,6 +177,11 @@ impl Groups {
         self.groups.contains_key(key)
     }
 
+    /// How many nodes need it.
+    pub(super) fn holders(&self, key: &GroupKey) -> usize {
+        self.groups.get(key).map_or(0, |group| group.holders)
+    }
+
     /// One node more needs it.
     pub(super) fn hold(&mut self, key: &GroupKey) {
         if let Some(group) = self.groups.get_mut(key) {

@@ -30,7 +30,7 @@ fn nodes(names: &[&str]) -> Vec<NodeName> {
 fn publish(log: &mut Log, change: GroupChange) -> BTreeSet<NodeName> {
     let groups = vec![change];
     let records = Vec::new();
-    log.publish(Changes { records, groups }).nodes
+    log.publish(Changes { records, groups }, |_| None).nodes
 }
 
 fn whole(all: impl IntoIterator<Item = u16>, told: &[&str]) -> GroupChange {

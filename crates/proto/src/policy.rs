@@ -127,7 +127,7 @@ pub(crate) fn policy_from_wire(wire: v1::PolicyRecord) -> Result<EnforcedPolicy,
         v1::Tier::NetworkPolicy => Tier::NetworkPolicy,
         v1::Tier::Baseline => Tier::Baseline,
     };
-    let rules = wire.rules.into_iter().map(rule_from_wire);
+    let rules = wire.rules.iter().map(rule_from_wire);
     Ok(EnforcedPolicy {
         name: policy_name(&wire.namespace, &wire.name)?,
         uid: wire.uid.into(),
@@ -175,7 +175,7 @@ fn rule_to_wire(rule: &Rule<GroupKey>) -> v1::PolicyRule {
     }
 }
 
-fn rule_from_wire(wire: v1::PolicyRule) -> Result<Rule<GroupKey>, Invalid> {
+fn rule_from_wire(wire: &v1::PolicyRule) -> Result<Rule<GroupKey>, Invalid> {
     at_most("name", wire.name.len(), limits::TEXT)?;
     at_most("networks", wire.networks.len(), limits::NETWORKS)?;
     at_most("domains", wire.domains.len(), limits::NETWORKS)?;
