@@ -5,13 +5,16 @@ use std::time::Duration;
 
 use carrick_api::names::{TOKEN_AUDIENCE, object};
 use carrick_k8s::client::{CallError, timely};
+use carrick_policy::PolicyName;
 use carrick_proto::{NodeName, PodUid};
 use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec, TokenReviewStatus};
 use k8s_openapi::api::core::v1::{Node, Pod};
+use k8s_openapi::api::networking::v1::NetworkPolicy;
 use kube::api::{ListParams, PostParams};
 use kube::{Api, Client};
 
 use crate::objects::PodNetwork;
+use crate::watch::policies::cluster_policies_api;
 use crate::watch::{POD_FIELDS, pod_object};
 
 /// How long one question may take.
@@ -54,6 +57,11 @@ pub trait Cluster: Send + Sync + 'static {
         &self,
         nodes: &BTreeSet<NodeName>,
     ) -> Result<BTreeSet<NodeName>, CallError>;
+    /// Which of `policies` exist, read now.
+    async fn policies_among(
+        &self,
+        policies: &BTreeSet<PolicyName>,
+    ) -> Result<BTreeSet<PolicyName>, CallError>;
 }
 
 /// The real one.
@@ -149,6 +157,29 @@ impl Cluster for Kubernetes {
             let read = timely("a Node", PATIENCE, api.get_metadata_opt(node.as_str())).await?;
             if read.is_some() {
                 found.insert(node.clone());
+            }
+        }
+        Ok(found)
+    }
+
+    async fn policies_among(
+        &self,
+        policies: &BTreeSet<PolicyName>,
+    ) -> Result<BTreeSet<PolicyName>, CallError> {
+        let mut found = BTreeSet::new();
+        for policy in policies {
+            let there = if let Some(namespace) = policy.namespace() {
+                let api: Api<NetworkPolicy> = Api::namespaced(self.client.clone(), namespace);
+                let read = api.get_metadata_opt(policy.name());
+                timely("a NetworkPolicy", PATIENCE, read).await?.is_some()
+            } else {
+                let api = cluster_policies_api(self.client.clone());
+                let read = api.get_metadata_opt(policy.name());
+                let read = timely("a ClusterNetworkPolicy", PATIENCE, read).await?;
+                read.is_some()
+            };
+            if there {
+                found.insert(policy.clone());
             }
         }
         Ok(found)

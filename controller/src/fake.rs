@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use carrick_k8s::client::CallError;
+use carrick_policy::PolicyName;
 use carrick_proto::{NodeName, PodUid};
 use parking_lot::Mutex;
 
@@ -20,6 +21,7 @@ struct State {
     tokens: BTreeMap<String, String>,
     nodes: BTreeSet<NodeName>,
     pods: BTreeMap<NodeName, BTreeSet<PodUid>>,
+    policies: BTreeSet<PolicyName>,
     away: bool,
     reviews: usize,
     lists: usize,
@@ -45,6 +47,11 @@ impl FakeCluster {
             .entry(node)
             .or_default()
             .insert(PodUid::new(uid).unwrap());
+    }
+
+    /// A policy exists.
+    pub fn policy(&self, name: PolicyName) {
+        self.state.lock().policies.insert(name);
     }
 
     /// Answers nothing, or answers again.
@@ -103,5 +110,17 @@ impl Cluster for FakeCluster {
             return Err(gone());
         }
         Ok(state.nodes.intersection(nodes).cloned().collect())
+    }
+
+    async fn policies_among(
+        &self,
+        policies: &BTreeSet<PolicyName>,
+    ) -> Result<BTreeSet<PolicyName>, CallError> {
+        let mut state = self.state.lock();
+        state.lists += usize::from(!policies.is_empty());
+        if state.away {
+            return Err(gone());
+        }
+        Ok(state.policies.intersection(policies).cloned().collect())
     }
 }

@@ -4,10 +4,13 @@
 //! lacks when they are woken *and* have room to send it. Nothing is queued for an agent: a slow one
 //! is a cursor that stays behind.
 
+mod synced;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use carrick_policy::PolicyName;
 use carrick_proto::{
     AddressChange, Freed, Greeting, Key, NodeName, NodeReport, Number, PodHolding, Realized,
     Release, limits,
@@ -20,6 +23,7 @@ use crate::index::{Change, Index};
 use crate::log::{Concerned, Lacking, Lagging, Log, Position, Resumption};
 use crate::objects::{Event, NodeObject};
 use crate::quarantine::{FreedBy, Quarantine};
+pub use synced::Synced;
 
 /// Shared by watches, streams and reports.
 #[derive(Debug)]
@@ -41,41 +45,6 @@ struct State {
     agents: HashMap<NodeName, Agent>,
     sessions: u64,
     synced: Synced,
-}
-
-/// Which kinds were listed whole at least once.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Synced {
-    /// Nodes.
-    pub nodes: bool,
-    /// Pods.
-    pub pods: bool,
-    /// AgentInfos.
-    pub infos: bool,
-}
-
-impl Synced {
-    /// Every kind was.
-    #[must_use]
-    pub fn all(self) -> bool {
-        self.nodes && self.pods && self.infos
-    }
-
-    /// What is missing, for people.
-    #[must_use]
-    pub fn missing(self) -> String {
-        let kinds = [
-            ("nodes", self.nodes),
-            ("pods", self.pods),
-            ("agentinfos", self.infos),
-        ];
-        let missing: Vec<&str> = kinds
-            .into_iter()
-            .filter(|(_, synced)| !synced)
-            .map(|(kind, _)| kind)
-            .collect();
-        format!("not listed yet: {}", missing.join(", "))
-    }
 }
 
 #[derive(Debug)]
@@ -154,6 +123,8 @@ pub struct Figures {
     pub nodes: usize,
     /// Pods known.
     pub pods: usize,
+    /// Policies that are enforced.
+    pub policies: usize,
     /// Agents with a stream.
     pub connected: usize,
     /// Agents that stored a batch but could not program it.
@@ -206,12 +177,7 @@ impl Hub {
         let mut gone = Vec::new();
         let mut nodes_changed = false;
         for event in events {
-            match &event {
-                Event::Nodes(_) => state.synced.nodes = true,
-                Event::Pods(_) => state.synced.pods = true,
-                Event::Infos(_) => state.synced.infos = true,
-                _ => {}
-            }
+            state.synced.see(&event);
             nodes_changed |= matches!(event, Event::Node(_) | Event::Nodes(_));
             if let Event::NodeGone(name) = &event {
                 gone.push(name.clone());
@@ -358,6 +324,13 @@ impl Hub {
             .collect()
     }
 
+    /// Of these, policies that no watch has seen, or has seen to go.
+    pub fn unknown_policies(&self, policies: BTreeSet<PolicyName>) -> BTreeSet<PolicyName> {
+        let state = self.state.read();
+        let unknown = |name: &PolicyName| !state.index.knows_policy(name);
+        policies.into_iter().filter(unknown).collect()
+    }
+
     /// The agent has committed a batch.
     pub fn realized(&self, session: &Session, realized: &Realized) -> Result<(), Ended> {
         let mut state = self.state.write();
@@ -438,6 +411,7 @@ impl Hub {
             records: state.log.len(),
             nodes,
             pods,
+            policies: state.index.policies(),
             connected: state.agents.len(),
             failing: agents.clone().filter(|agent| agent.error.is_some()).count(),
             behind: agents
@@ -483,9 +457,11 @@ impl Hub {
 }
 
 impl State {
-    /// Publishes and wakes the agents whose own records changed.
+    /// Publishes `changes` and what follows from policies, and wakes the agents whose own records changed.
     fn publish(&mut self, changes: Vec<Change>) -> Concerned {
-        let concerned = self.log.publish(changes);
+        let Self { index, log, .. } = self;
+        let changes = index.settle(changes);
+        let concerned = log.publish(changes, |group| index.members(group));
         for name in &concerned.nodes {
             if let Some(agent) = self.agents.get(name) {
                 agent.wake.notify_one();

@@ -1,18 +1,21 @@
 //! From facts about the cluster to the records each node needs. Plain maps, no clock, no API.
 
 pub mod claims;
+mod policy;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use carrick_proto::{
-    Body, Entry, Key, NodeFacts, NodeName, NodeReport, PodFacts, PodUid, RouteFacts,
-};
+use carrick_policy::{GroupKey, Members, PolicyName};
+use carrick_proto::{Body, Entry, Key, NodeFacts, NodeName, NodeReport, PodUid, RouteFacts};
 use ipnet::IpNet;
 
-use crate::objects::{Event, NodeObject, PodNetwork, PodObject};
+use crate::log::MembersChange;
+use crate::objects::{Event, NodeObject, NodePeer, PodNetwork, PodObject, PodPeer};
 use claims::{Claim, Claims};
+use policy::Policies;
+pub use policy::PolicyKind;
 
 /// Whose record it is.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -34,6 +37,39 @@ pub struct Change {
     pub record: Option<Arc<Entry>>,
 }
 
+/// A group of peers that changes, or that other nodes need.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GroupChange {
+    /// Which group.
+    pub group: GroupKey,
+    /// What changes of its members; `None` if nothing does.
+    pub members: Option<MembersChange>,
+    /// Nodes that need it from now on.
+    pub told: Vec<NodeName>,
+    /// Nodes that needed it already and do so still.
+    pub kept: Vec<NodeName>,
+    /// Nodes that need it no more.
+    pub lost: Vec<NodeName>,
+}
+
+/// What is published under one number.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Changes {
+    /// Records.
+    pub records: Vec<Change>,
+    /// Groups of peers.
+    pub groups: Vec<GroupChange>,
+}
+
+impl From<Vec<Change>> for Changes {
+    fn from(records: Vec<Change>) -> Self {
+        Self {
+            records,
+            groups: Vec::new(),
+        }
+    }
+}
+
 /// Who gives nodes their pod CIDRs.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 enum CidrAllocator {
@@ -42,6 +78,14 @@ enum CidrAllocator {
     Kubernetes,
     /// This controller (`ipam.mode: NodeIPAM`).
     Us,
+}
+
+/// Where a pod is. What else is known of it is in the index of policies.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Place {
+    node: NodeName,
+    runtime_uid: PodUid,
+    created: i64,
 }
 
 /// What is known of the cluster.
@@ -54,7 +98,10 @@ pub struct Index {
     claims: Claims,
     infos: HashMap<NodeName, Vec<IpAddr>>,
     reports: HashMap<NodeName, Vec<IpAddr>>,
-    pods: HashMap<PodUid, PodObject>,
+    pods: HashMap<PodUid, Place>,
+    policies: Policies,
+    /// Places whose pods came or went.
+    touched_places: BTreeSet<(NodeName, PodUid)>,
     /// Pods by node and runtime UID, in the order of creation. More than one only when somebody
     /// gave a pod the annotations of another's mirror: the first keeps the record.
     by_runtime: HashMap<(NodeName, PodUid), BTreeSet<(i64, PodUid)>>,
@@ -109,8 +156,8 @@ impl Index {
                     self.node_is(node, changes);
                 }
             }
-            Event::Pod(pod) => self.pod_is(pod, changes),
-            Event::PodGone(uid) => self.pod_gone(&uid, changes),
+            Event::Pod(pod) => self.pod_is(pod),
+            Event::PodGone(uid) => self.pod_gone(&uid),
             Event::Pods(all) => {
                 let kept: HashSet<&PodUid> = all.iter().map(|pod| &pod.uid).collect();
                 let gone: Vec<PodUid> = self
@@ -120,12 +167,18 @@ impl Index {
                     .cloned()
                     .collect();
                 for uid in gone {
-                    self.pod_gone(&uid, changes);
+                    self.pod_gone(&uid);
                 }
                 for pod in all {
-                    self.pod_is(pod, changes);
+                    self.pod_is(pod);
                 }
             }
+            Event::Namespace(namespace) => self.policies.namespace_is(namespace),
+            Event::NamespaceGone(name) => self.policies.namespace_gone(&name),
+            Event::Namespaces(all) => self.policies.namespaces_are(all),
+            Event::Policy(policy) => self.policies.policy_is(policy),
+            Event::PolicyGone(name) => self.policies.policy_gone(&name),
+            Event::Policies(kind, all) => self.policies.policies_are(kind, all),
             Event::Info(name, endpoints) => {
                 if self.infos.get(&name) != Some(&endpoints) {
                     self.infos.insert(name.clone(), endpoints);
@@ -151,6 +204,40 @@ impl Index {
         }
     }
 
+    /// Everything that may differ since this was asked for last: `records`, and what follows from
+    /// them and from policies for nodes. A pod's record is here with the policies and groups it is
+    /// to be judged by.
+    pub fn settle(&mut self, records: Vec<Change>) -> Changes {
+        let mut changes = Changes::from(records);
+        let mut pods = BTreeSet::new();
+        self.policies.settle(&mut changes, &mut pods);
+        let mut places = std::mem::take(&mut self.touched_places);
+        let pods = pods.iter().filter_map(|uid| self.pods.get(uid));
+        places.extend(pods.map(|pod| (pod.node.clone(), pod.runtime_uid.clone())));
+        for place in places {
+            self.pod_record(place, &mut changes.records);
+        }
+        changes
+    }
+
+    /// Members of a group that a policy names.
+    #[must_use]
+    pub fn members(&self, group: &GroupKey) -> Option<Members> {
+        self.policies.members(group)
+    }
+
+    /// Whether the policy was seen, and not seen to go.
+    #[must_use]
+    pub fn knows_policy(&self, name: &PolicyName) -> bool {
+        self.policies.knows(name)
+    }
+
+    /// How many policies are enforced.
+    #[must_use]
+    pub fn policies(&self) -> usize {
+        self.policies.sizes().policies
+    }
+
     /// What a node's agent says of itself; beats what `AgentInfo` and Node say.
     pub fn reported(&mut self, name: &NodeName, report: &NodeReport, changes: &mut Vec<Change>) {
         let old = if report.tunnel_endpoints.is_empty() {
@@ -164,8 +251,15 @@ impl Index {
         }
     }
 
-    fn node_is(&mut self, node: NodeObject, changes: &mut Vec<Change>) {
+    fn node_is(&mut self, mut node: NodeObject, changes: &mut Vec<Change>) {
         let name = node.name.clone();
+        let NodePeer { labels, addresses } = std::mem::take(&mut node.peer);
+        let peer = carrick_policy::Node {
+            name: name.as_str().into(),
+            labels,
+            addresses,
+        };
+        self.policies.apply(carrick_policy::Event::Node(peer));
         if self.nodes.get(&name) == Some(&node) {
             return;
         }
@@ -191,6 +285,8 @@ impl Index {
         self.unclaim(name, &mut contested);
         self.nodes.remove(name);
         self.reports.remove(name);
+        let gone = carrick_policy::Event::NodeGone(name.as_str().into());
+        self.policies.apply(gone);
         for name in contested {
             self.own_node(&name, changes);
             self.route(&name, changes);
@@ -313,48 +409,60 @@ impl Index {
         v4.into_iter().chain(v6).copied().collect()
     }
 
-    fn pod_is(&mut self, pod: PodObject, changes: &mut Vec<Change>) {
-        if self.pods.get(&pod.uid) == Some(&pod) {
+    fn pod_is(&mut self, pod: PodObject) {
+        let place = Place {
+            node: pod.node,
+            runtime_uid: pod.runtime_uid,
+            created: pod.created,
+        };
+        if self.pods.get(&pod.uid) != Some(&place) || pod.network == PodNetwork::Detached {
+            self.pod_gone(&pod.uid);
+        }
+        if pod.network == PodNetwork::Detached {
             return;
         }
-        self.pod_gone(&pod.uid, changes);
-        if pod.network == PodNetwork::Attached {
-            let place = (pod.node.clone(), pod.runtime_uid.clone());
-            self.by_runtime
-                .entry(place.clone())
-                .or_default()
-                .insert((pod.created, pod.uid.clone()));
-            self.pods.insert(pod.uid.clone(), pod);
-            self.pod_record(place, changes);
+        let PodPeer {
+            labels,
+            addresses,
+            ports,
+        } = pod.peer;
+        let peer = carrick_policy::Pod {
+            uid: pod.uid.as_str().into(),
+            namespace: pod.namespace.into(),
+            name: pod.name.into(),
+            node: place.node.as_str().into(),
+            labels,
+            addresses,
+            ports,
+        };
+        self.policies.apply(carrick_policy::Event::Pod(peer));
+        let at = (place.node.clone(), place.runtime_uid.clone());
+        let owners = self.by_runtime.entry(at.clone()).or_default();
+        owners.insert((place.created, pod.uid.clone()));
+        if self.pods.insert(pod.uid, place).is_none() {
+            self.touched_places.insert(at);
         }
     }
 
-    fn pod_gone(&mut self, uid: &PodUid, changes: &mut Vec<Change>) {
+    fn pod_gone(&mut self, uid: &PodUid) {
         let Some(pod) = self.pods.remove(uid) else {
             return;
         };
+        let gone = carrick_policy::Event::PodGone(uid.as_str().into());
+        self.policies.apply(gone);
         let place = (pod.node, pod.runtime_uid);
         if let Some(owners) = self.by_runtime.get_mut(&place) {
-            owners.remove(&(pod.created, pod.uid));
+            owners.remove(&(pod.created, uid.clone()));
             if owners.is_empty() {
                 self.by_runtime.remove(&place);
             }
         }
-        self.pod_record(place, changes);
+        self.touched_places.insert(place);
     }
 
     fn pod_record(&self, place: (NodeName, PodUid), changes: &mut Vec<Change>) {
         let owner = self.by_runtime.get(&place).and_then(BTreeSet::first);
-        let record = owner.and_then(|(_, uid)| self.pods.get(uid)).map(|pod| {
-            Arc::new(Entry::new(Body::Pod(PodFacts {
-                uid: pod.runtime_uid.clone(),
-                namespace: pod.namespace.clone(),
-                name: pod.name.clone(),
-                labels: BTreeMap::new(),
-                ports: Arc::default(),
-                groups: Vec::new(),
-            })))
-        });
+        let record = owner.and_then(|(_, uid)| self.policies.record(uid, &place.1));
         let (node, uid) = place;
         changes.push(Change {
             scope: Scope::Own(node),
@@ -364,6 +472,8 @@ impl Index {
     }
 }
 
+#[cfg(test)]
+mod policy_tests;
 #[cfg(test)]
 #[path = "index_tests.rs"]
 mod tests;

@@ -19,6 +19,7 @@ fn node(text: &str, created: i64, cidrs: &[&str], address: &str) -> NodeObject {
         tainted: false,
         unavailable: false,
         labels: std::collections::BTreeMap::new(),
+        peer: NodePeer::default(),
     }
 }
 
@@ -31,6 +32,7 @@ fn pod(uid: &str, node: &str) -> PodObject {
         name: format!("pod-{uid}"),
         node: name(node),
         network: PodNetwork::Attached,
+        peer: PodPeer::default(),
     }
 }
 
@@ -53,7 +55,8 @@ impl World {
     fn see(&mut self, event: Event) -> &mut Self {
         let mut changes = vec![];
         self.index.apply(event, &mut changes);
-        self.play(changes);
+        let changes = self.index.settle(changes);
+        self.play(changes.records);
         self
     }
 

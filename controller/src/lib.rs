@@ -7,7 +7,8 @@
 //!                      quarantine          released addresses and who has to forget them
 //!           nodeipam                       which node gets which CIDR (ipam.mode NodeIPAM)
 //!           hub                            all of it behind one lock, and the connected agents
-//! drivers   watch      Nodes, Pods, AgentInfos ─► facts         (3 tasks, end with the token)
+//! drivers   watch      Nodes, Pods, AgentInfos, Namespaces, policies ─► facts
+//!                                                               (6 tasks, end with the token)
 //!           cluster    TokenReviews, looks at what is doubtful;  auth remembers verdicts
 //!           service, session               one task per stream, ends with it
 //!           tls        accepts connections (1 task) and reloads the certificate (1 task)
@@ -30,7 +31,7 @@
 //!
 //! RBAC it needs: nodes get/list/watch (and patch, for the startup taint or in ipam.mode NodeIPAM),
 //! nodes/status patch (but in traffic.mode NoEncap),
-//! pods get/list/watch, agentinfos get/list/watch, controllerinfos get/list/create/patch/delete and
+//! pods, namespaces, networkpolicies and clusternetworkpolicies get/list/watch, agentinfos get/list/watch, controllerinfos get/list/create/patch/delete and
 //! controllerinfos/status patch, tokenreviews create, events create/patch; in its own namespace
 //! leases get/create/update (carrick-node-ipam in ipam.mode NodeIPAM only).
 

@@ -6,14 +6,23 @@
 //! newest content of each record, however often it changed meanwhile. Keys that are gone stay as
 //! tombstones; their number is bounded, and an agent so far behind that some were dropped opens
 //! its stream anew, which compares content instead of positions.
+//!
+//! A group of peers may have many members and be needed by many nodes, so it is kept once, apart
+//! ([`group`]): a node's ledger only says that the node needs it, since when, and where it changed
+//! last. What an agent lacks of a group that it holds is the members that changed.
+
+mod group;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Bound;
 use std::sync::Arc;
 
-use carrick_proto::{ContentHash, Entry, Key, NodeName, Number};
+use carrick_policy::{GroupKey, Members};
+use carrick_proto::{ContentHash, Entry, GroupDifference, Key, NodeName, Number};
 
-use crate::index::{Change, Scope};
+use crate::index::{Change, Changes, GroupChange, Scope};
+pub use group::MembersChange;
+use group::{GroupNews, Groups};
 
 /// Tombstones kept of records every node needs (routes).
 const SHARED_TOMBSTONES: usize = 8192;
@@ -32,6 +41,8 @@ pub struct Lacking {
     pub changed: Vec<Arc<Entry>>,
     /// Keys that are gone.
     pub removed: Vec<Key>,
+    /// Groups the agent holds some of whose members changed.
+    pub groups: Vec<GroupDifference>,
 }
 
 /// What an agent that opens its stream lacks.
@@ -56,6 +67,7 @@ pub struct Log {
     position: u64,
     shared: Ledger,
     own: HashMap<NodeName, Ledger>,
+    groups: Groups,
 }
 
 /// Which agents a publication concerns.
@@ -81,33 +93,59 @@ struct Ledger {
 #[derive(Debug)]
 struct Slot {
     position: u64,
-    record: Option<Arc<Entry>>,
+    content: Content,
+}
+
+#[derive(Debug, Clone)]
+enum Content {
+    Gone,
+    Record(Arc<Entry>),
+    /// A group, needed since this position. Its members are in [`Groups`].
+    Group {
+        since: u64,
+    },
+}
+
+impl Content {
+    const fn is_live(&self) -> bool {
+        !matches!(self, Self::Gone)
+    }
+
+    fn says_the_same(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Gone, Self::Gone) | (Self::Group { .. }, Self::Group { .. }) => true,
+            (Self::Record(one), Self::Record(other)) => one.hash() == other.hash(),
+            _ => false,
+        }
+    }
+}
+
+impl From<Option<Arc<Entry>>> for Content {
+    fn from(record: Option<Arc<Entry>>) -> Self {
+        record.map_or(Self::Gone, Self::Record)
+    }
 }
 
 impl Ledger {
     /// Whether the content differs from what it was.
-    fn put(&mut self, key: Key, record: Option<Arc<Entry>>, position: u64, most: usize) -> bool {
+    fn put(&mut self, key: Key, content: Content, position: u64, most: usize) -> bool {
         let old = self.slots.get(&key);
-        let same = match (old.and_then(|slot| slot.record.as_ref()), record.as_ref()) {
-            (Some(old), Some(new)) => old.hash() == new.hash(),
-            (None, None) => true,
-            _ => false,
-        };
-        if same {
+        let was = old.map_or(&Content::Gone, |slot| &slot.content);
+        if was.says_the_same(&content) {
             return false;
         }
         if let Some(old) = old {
-            self.live -= usize::from(old.record.is_some());
+            self.live -= usize::from(old.content.is_live());
             let place = (old.position, key.clone());
             self.order.remove(&place);
             self.tombstones.remove(&place);
         }
-        self.live += usize::from(record.is_some());
+        self.live += usize::from(content.is_live());
         self.order.insert((position, key.clone()));
-        if record.is_none() {
+        if !content.is_live() {
             self.tombstones.insert((position, key.clone()));
         }
-        self.slots.insert(key, Slot { position, record });
+        self.slots.insert(key, Slot { position, content });
         while self.tombstones.len() > most {
             if let Some((position, key)) = self.tombstones.pop_first() {
                 self.slots.remove(&key);
@@ -118,7 +156,27 @@ impl Ledger {
         true
     }
 
-    fn since(&self, after: u64, lacking: &mut Lacking, but: Option<&Key>) -> Result<(), Lagging> {
+    /// Members of a group that the node needs changed; whether it needs it.
+    fn touch(&mut self, key: Key, position: u64) -> bool {
+        let Some(slot) = self.slots.get_mut(&key) else {
+            return false;
+        };
+        if !slot.content.is_live() {
+            return false;
+        }
+        let old = std::mem::replace(&mut slot.position, position);
+        self.order.remove(&(old, key.clone()));
+        self.order.insert((position, key));
+        true
+    }
+
+    fn since(
+        &self,
+        after: u64,
+        groups: &Groups,
+        lacking: &mut Lacking,
+        but: Option<&Key>,
+    ) -> Result<(), Lagging> {
         if after < self.floor {
             return Err(Lagging);
         }
@@ -128,18 +186,29 @@ impl Ledger {
             if Some(key) == but {
                 continue;
             }
-            match self.slots.get(key).and_then(|slot| slot.record.clone()) {
-                Some(record) => lacking.changed.push(record),
-                None => lacking.removed.push(key.clone()),
+            match (self.slots.get(key).map(|slot| &slot.content), key) {
+                (Some(Content::Record(record)), _) => lacking.changed.push(Arc::clone(record)),
+                (Some(Content::Group { since }), Key::Group(group)) if *since > after => {
+                    lacking.changed.extend(groups.whole(group));
+                }
+                (Some(Content::Group { .. }), Key::Group(group)) => {
+                    match groups.news(group, after) {
+                        Some(GroupNews::Whole(record)) => lacking.changed.push(record),
+                        Some(GroupNews::Difference(difference)) => lacking.groups.push(difference),
+                        None => {}
+                    }
+                }
+                _ => lacking.removed.push(key.clone()),
             }
         }
         Ok(())
     }
 
-    fn records(&self) -> impl Iterator<Item = (&Key, &Arc<Entry>)> {
-        self.slots
-            .iter()
-            .filter_map(|(key, slot)| slot.record.as_ref().map(|record| (key, record)))
+    fn live(&self) -> impl Iterator<Item = (&Key, &Content)> {
+        let slots = self.slots.iter();
+        slots
+            .filter(|(_, slot)| slot.content.is_live())
+            .map(|(key, slot)| (key, &slot.content))
     }
 }
 
@@ -167,40 +236,108 @@ impl Log {
         self.shared.live + self.own.values().map(|ledger| ledger.live).sum::<usize>()
     }
 
-    /// Takes changes in under one number; content that is as it was changes nothing.
-    pub fn publish(&mut self, changes: Vec<Change>) -> Concerned {
+    /// Takes changes in under one number; content that is as it was changes nothing. `members` are
+    /// all of a group's, asked for where the log does not know them.
+    pub fn publish(
+        &mut self,
+        changes: impl Into<Changes>,
+        members: impl Fn(&GroupKey) -> Option<Members>,
+    ) -> Concerned {
+        let Changes { records, groups } = changes.into();
         let next = self.position + 1;
         let mut concerned = Concerned::default();
-        for Change { scope, key, record } in changes {
+        for Change { scope, key, record } in records {
             match scope {
                 Scope::Shared => {
+                    let record = record.into();
                     concerned.all |= self.shared.put(key, record, next, SHARED_TOMBSTONES);
                 }
                 Scope::Own(node) => {
-                    if record.is_none() && !self.own.contains_key(&node) {
-                        continue;
-                    }
-                    // What a ledger of the same node said before is forgotten: a stream that is
-                    // still at a position of that time must begin anew.
-                    let floor = self.position;
-                    let ledger = self.own.entry(node.clone()).or_insert_with(|| Ledger {
-                        floor,
-                        ..Ledger::default()
-                    });
-                    if ledger.put(key, record, next, OWN_TOMBSTONES) {
-                        // A node that exists has a record of itself, so this one is gone.
-                        if ledger.live == 0 {
-                            self.own.remove(&node);
-                        }
+                    if self.put_own(&node, key, record.into(), next) {
                         concerned.nodes.insert(node);
                     }
                 }
             }
         }
+        for change in groups {
+            self.publish_group(change, &members, next, &mut concerned);
+        }
         if concerned != Concerned::default() {
             self.position = next;
         }
         concerned
+    }
+
+    fn publish_group(
+        &mut self,
+        change: GroupChange,
+        all: impl Fn(&GroupKey) -> Option<Members>,
+        next: u64,
+        concerned: &mut Concerned,
+    ) {
+        let GroupChange {
+            group,
+            mut members,
+            told,
+            mut kept,
+            lost,
+        } = change;
+        let key = Key::Group(group);
+        for node in lost {
+            if self.put_own(&node, key.clone(), Content::Gone, next) {
+                self.groups.release(&group);
+                concerned.nodes.insert(node);
+            }
+        }
+        // If all that still need it are told of it, it is new, or went and came back meanwhile: what
+        // is known of its members is not what they were before this change.
+        let again = told.iter().filter(|node| self.needs(node, &key)).cloned();
+        let again: Vec<NodeName> = again.collect();
+        if !told.is_empty() && self.groups.holders(&group) == again.len() {
+            members = all(&group).map(MembersChange::Whole).or(members);
+        }
+        kept.extend(again);
+        let changed = members.is_some_and(|members| self.groups.change(&group, members, next));
+        for node in kept {
+            let own = self.own.get_mut(&node).filter(|_| changed);
+            if own.is_some_and(|own| own.touch(key.clone(), next)) {
+                concerned.nodes.insert(node);
+            }
+        }
+        for node in told {
+            let content = Content::Group { since: next };
+            if self.groups.has(&group) && self.put_own(&node, key.clone(), content, next) {
+                self.groups.hold(&group);
+                concerned.nodes.insert(node);
+            }
+        }
+        self.groups.tidy(&group);
+    }
+
+    /// Whether the node has a record of this key.
+    fn needs(&self, node: &NodeName, key: &Key) -> bool {
+        let slot = self.own.get(node).and_then(|own| own.slots.get(key));
+        slot.is_some_and(|slot| slot.content.is_live())
+    }
+
+    /// Whether the content differs from what the node's ledger said.
+    fn put_own(&mut self, node: &NodeName, key: Key, content: Content, next: u64) -> bool {
+        if !content.is_live() && !self.own.contains_key(node) {
+            return false;
+        }
+        // What a ledger of the same node said before is forgotten: a stream that is
+        // still at a position of that time must begin anew.
+        let floor = self.position;
+        let ledger = self.own.entry(node.clone()).or_insert_with(|| Ledger {
+            floor,
+            ..Ledger::default()
+        });
+        let changed = ledger.put(key, content, next, OWN_TOMBSTONES);
+        // A node that exists has a record of itself, so this one is gone.
+        if ledger.live == 0 {
+            self.own.remove(node);
+        }
+        changed
     }
 
     /// What the agent of `node` lacks that has everything up to `after`.
@@ -210,9 +347,10 @@ impl Log {
         self.own
             .get(node)
             .ok_or(Lagging)?
-            .since(after.0, &mut lacking, None)?;
+            .since(after.0, &self.groups, &mut lacking, None)?;
+        let own_route = Key::Route(node.clone());
         self.shared
-            .since(after.0, &mut lacking, Some(&Key::Route(node.clone())))?;
+            .since(after.0, &self.groups, &mut lacking, Some(&own_route))?;
         Ok(lacking)
     }
 
@@ -223,14 +361,16 @@ impl Log {
         let own = self.own.get(node);
         let desired = own
             .into_iter()
-            .flat_map(Ledger::records)
-            .chain(self.shared.records().filter(|(key, _)| **key != own_route));
+            .flat_map(Ledger::live)
+            .chain(self.shared.live().filter(|(key, _)| **key != own_route));
         let mut resumption = Resumption::default();
         let mut wanted = BTreeSet::new();
-        for (key, record) in desired {
+        for (key, content) in desired {
             wanted.insert(key);
-            if held.get(key) != Some(&record.hash()) {
-                resumption.lacking.changed.push(Arc::clone(record));
+            let hash = self.hash(key, content);
+            if hash.is_none() || held.get(key) != hash.as_ref() {
+                let record = self.record(key, content);
+                resumption.lacking.changed.extend(record);
             }
         }
         for key in held.keys().filter(|key| !wanted.contains(key)) {
@@ -245,6 +385,22 @@ impl Log {
         resumption
     }
 
+    fn hash(&self, key: &Key, content: &Content) -> Option<ContentHash> {
+        match (key, content) {
+            (_, Content::Record(record)) => Some(record.hash()),
+            (Key::Group(group), Content::Group { .. }) => self.groups.hash(group),
+            _ => None,
+        }
+    }
+
+    fn record(&self, key: &Key, content: &Content) -> Option<Arc<Entry>> {
+        match (key, content) {
+            (_, Content::Record(record)) => Some(Arc::clone(record)),
+            (Key::Group(group), Content::Group { .. }) => self.groups.whole(group),
+            _ => None,
+        }
+    }
+
     /// Whether the record is known now, for a doubt that time resolved.
     #[must_use]
     pub fn knows(&self, node: &NodeName, key: &Key) -> bool {
@@ -256,6 +412,8 @@ impl Log {
     }
 }
 
+#[cfg(test)]
+mod group_tests;
 #[cfg(test)]
 #[path = "log_tests.rs"]
 mod tests;

@@ -76,19 +76,16 @@ fn keys(lacking: &Lacking) -> (Vec<String>, Vec<String>) {
 fn what_an_agent_lacks_is_what_changed_since() {
     let mut log = Log::default();
     log.lead(3);
-    log.publish(vec![
-        node("a"),
-        route("a", 1),
-        route("b", 1),
-        pod("a", "u1", 1),
-    ]);
+    log.publish(
+        vec![node("a"), route("a", 1), route("b", 1), pod("a", "u1", 1)],
+        |_| None,
+    );
     assert_eq!(log.number(), Number::new(3, 1));
     let at = log.position();
-    log.publish(vec![
-        route("b", 2),
-        gone(pod("a", "u1", 1)),
-        pod("b", "u2", 1),
-    ]);
+    log.publish(
+        vec![route("b", 2), gone(pod("a", "u1", 1)), pod("b", "u2", 1)],
+        |_| None,
+    );
     let lacking = log.since(&name("a"), at).unwrap();
     assert_eq!(
         keys(&lacking),
@@ -105,10 +102,10 @@ fn what_an_agent_lacks_is_what_changed_since() {
 #[test]
 fn content_that_is_as_it_was_gets_no_number() {
     let mut log = Log::default();
-    log.publish(vec![route("a", 1)]);
+    log.publish(vec![route("a", 1)], |_| None);
     let number = log.number();
     assert_eq!(
-        log.publish(vec![route("a", 1), gone(pod("x", "u", 1))]),
+        log.publish(vec![route("a", 1), gone(pod("x", "u", 1))], |_| None),
         Concerned::default()
     );
     assert_eq!(log.number(), number);
@@ -117,24 +114,27 @@ fn content_that_is_as_it_was_gets_no_number() {
 #[test]
 fn a_publication_concerns_whom_it_changes() {
     let mut log = Log::default();
-    let concerned = log.publish(vec![pod("a", "u1", 1)]);
+    let concerned = log.publish(vec![pod("a", "u1", 1)], |_| None);
     assert_eq!(
         (concerned.all, concerned.nodes),
         (false, BTreeSet::from([name("a")]))
     );
-    assert!(log.publish(vec![route("a", 1)]).all);
+    assert!(log.publish(vec![route("a", 1)], |_| None).all);
 }
 
 #[test]
 fn a_resumption_compares_content() {
     let mut log = Log::default();
-    log.publish(vec![
-        route("b", 1),
-        route("c", 1),
-        pod("a", "u1", 1),
-        pod("a", "u2", 1),
-    ]);
-    log.publish(vec![gone(pod("a", "u2", 1))]);
+    log.publish(
+        vec![
+            route("b", 1),
+            route("c", 1),
+            pod("a", "u1", 1),
+            pod("a", "u2", 1),
+        ],
+        |_| None,
+    );
+    log.publish(vec![gone(pod("a", "u2", 1))], |_| None);
     let hash = |change: &Change| change.record.as_ref().unwrap().hash();
     let held = BTreeMap::from([
         (route("b", 1).key, hash(&route("b", 1))),
@@ -157,12 +157,12 @@ fn a_resumption_compares_content() {
 #[test]
 fn tombstones_are_bounded_and_who_lags_behind_them_begins_anew() {
     let mut log = Log::default();
-    log.publish(vec![node("a")]);
+    log.publish(vec![node("a")], |_| None);
     let early = log.position();
     for i in 0..OWN_TOMBSTONES + 10 {
         let uid = format!("u{i}");
-        log.publish(vec![pod("a", &uid, 1)]);
-        log.publish(vec![gone(pod("a", &uid, 1))]);
+        log.publish(vec![pod("a", &uid, 1)], |_| None);
+        log.publish(vec![gone(pod("a", &uid, 1))], |_| None);
     }
     assert_eq!(log.since(&name("a"), early), Err(Lagging));
     let own = &log.own[&name("a")];
@@ -175,12 +175,12 @@ fn tombstones_are_bounded_and_who_lags_behind_them_begins_anew() {
 #[test]
 fn a_node_that_went_and_came_back_begins_anew() {
     let mut log = Log::default();
-    log.publish(vec![node("a"), pod("a", "u1", 1)]);
+    log.publish(vec![node("a"), pod("a", "u1", 1)], |_| None);
     let early = log.position();
-    log.publish(vec![gone(node("a")), gone(pod("a", "u1", 1))]);
+    log.publish(vec![gone(node("a")), gone(pod("a", "u1", 1))], |_| None);
     assert!(log.own.is_empty());
     assert_eq!(log.since(&name("a"), early), Err(Lagging));
-    log.publish(vec![node("a")]);
+    log.publish(vec![node("a")], |_| None);
     assert_eq!(log.since(&name("a"), early), Err(Lagging));
 }
 
@@ -249,7 +249,7 @@ proptest! {
         let mut model = Model::default();
         let mut published: Vec<HashSet<(Scope, Key)>> = vec![HashSet::new()];
         for own in (0..4).map(|i| node(&format!("n{i}"))) {
-            log.publish(vec![own.clone()]);
+            log.publish(vec![own.clone()], |_| None);
             published.push(HashSet::from([(own.scope.clone(), own.key.clone())]));
             model.records.extend(own.record.map(|record| ((own.scope, own.key), record)));
         }
@@ -275,7 +275,7 @@ proptest! {
                         }
                     }
                     let before = log.position();
-                    log.publish(changes.clone());
+                    log.publish(changes.clone(), |_| None);
                     if log.position() != before {
                         published.push(changes.into_iter().map(|c| (c.scope, c.key)).collect());
                     }

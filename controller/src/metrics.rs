@@ -49,6 +49,8 @@ pub struct Metrics {
     pub made_available: Counter,
     /// Nodes that got pod CIDRs.
     pub node_cidrs_allocated: Counter,
+    /// Generations of policies that are not enforced as they are written.
+    pub policies_not_as_written: Counter,
     without_cidrs: Gauge,
     cidrs_left: Family<FamilyLabels, Gauge>,
     reviews: Family<ReviewLabels, Counter>,
@@ -61,6 +63,7 @@ pub struct Metrics {
     records: Gauge,
     nodes: Gauge,
     pods: Gauge,
+    policies: Gauge,
     addresses: Gauge,
     quarantined: Gauge,
 }
@@ -144,6 +147,16 @@ impl Metrics {
         r.register("nodes", "Nodes known", self.nodes.clone());
         r.register("pods", "Pods with a record", self.pods.clone());
         r.register(
+            "policies",
+            "Policies that are enforced",
+            self.policies.clone(),
+        );
+        r.register(
+            "policies_not_as_written",
+            "Generations of policies that are refused, or parts of which cannot be read",
+            self.policies_not_as_written.clone(),
+        );
+        r.register(
             "pod_addresses",
             "Addresses that pods hold by their agents' reports",
             self.addresses.clone(),
@@ -188,6 +201,7 @@ impl Metrics {
         self.records.set(gauge(figures.records));
         self.nodes.set(gauge(figures.nodes));
         self.pods.set(gauge(figures.pods));
+        self.policies.set(gauge(figures.policies));
         self.addresses.set(gauge(figures.addresses));
         self.quarantined.set(gauge(figures.quarantined));
     }

@@ -2,9 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 
+use carrick_policy::{NamedPort, Policy, PolicyName};
 use carrick_proto::{NodeName, PodUid};
 use ipnet::IpNet;
+
+use crate::index::PolicyKind;
 
 /// A Node.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,6 +31,17 @@ pub struct NodeObject {
     pub unavailable: bool,
     /// Its labels, where the configuration differs by them; else none.
     pub labels: BTreeMap<String, String>,
+    /// What policy sees of it.
+    pub peer: NodePeer,
+}
+
+/// What policies see of a Node.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct NodePeer {
+    /// All of its labels.
+    pub labels: BTreeMap<String, String>,
+    /// All IP addresses of its status.
+    pub addresses: Vec<IpAddr>,
 }
 
 /// Whether a pod gets a record.
@@ -56,6 +71,31 @@ pub struct PodObject {
     pub node: NodeName,
     /// Whether it gets a record.
     pub network: PodNetwork,
+    /// What policy sees of it.
+    pub peer: PodPeer,
+}
+
+/// What policies see of a Pod.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct PodPeer {
+    /// Its labels.
+    pub labels: BTreeMap<String, String>,
+    /// Its addresses, as its status has them.
+    pub addresses: Vec<IpAddr>,
+    /// Ports of its containers that have names.
+    pub ports: Arc<[NamedPort]>,
+}
+
+/// A Namespace.
+pub type NamespaceObject = carrick_policy::Namespace;
+
+/// A NetworkPolicy or ClusterNetworkPolicy.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PolicyObject {
+    /// Which one.
+    pub name: PolicyName,
+    /// What is enforced; `None` if it is refused.
+    pub policy: Option<Policy>,
 }
 
 /// One change of what is known of the cluster.
@@ -77,6 +117,18 @@ pub enum Event {
     Info(NodeName, Vec<IpAddr>),
     /// A node's `AgentInfo` is gone.
     InfoGone(NodeName),
+    /// A Namespace is there or has changed.
+    Namespace(NamespaceObject),
+    /// A Namespace is gone.
+    NamespaceGone(Arc<str>),
+    /// All Namespaces there are.
+    Namespaces(Vec<NamespaceObject>),
+    /// A policy is there or has changed.
+    Policy(PolicyObject),
+    /// A policy is gone.
+    PolicyGone(PolicyName),
+    /// All policies of one API there are.
+    Policies(PolicyKind, Vec<PolicyObject>),
     /// All `AgentInfo`s there are.
     Infos(Vec<(NodeName, Vec<IpAddr>)>),
 }

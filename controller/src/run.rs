@@ -17,6 +17,7 @@ use carrick_proto::limits;
 use carrick_proto::v1::distribution_server::DistributionServer;
 use k8s_openapi::api::core::v1::Node;
 use kube::{Api, Client};
+use prometheus_client::metrics::counter::Counter;
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
@@ -116,7 +117,8 @@ pub async fn run_until(
     let grpc_stop = CancellationToken::new();
     let grpc = tokio::spawn(serve(serving, listener, service, grpc_stop.clone()));
 
-    let observations = start_watches(&client, &config, &tasks, &stop).await;
+    let problems = metrics.policies_not_as_written.clone();
+    let observations = start_watches(&client, &config, problems, &tasks, &stop).await;
     let main = MainLoop {
         hub: Arc::clone(&hub),
         metrics: metrics.clone(),
@@ -292,12 +294,16 @@ async fn serve(
 async fn start_watches(
     client: &Client,
     config: &EffectiveConfig,
+    problems: Counter,
     tasks: &TaskTracker,
     stop: &CancellationToken,
 ) -> mpsc::Receiver<Event> {
     let (out, observations) = mpsc::channel(OBSERVATIONS);
     let listing = watches::probe_listing(client).await;
-    info!(?listing, "watching nodes, pods and agentinfos");
+    info!(
+        ?listing,
+        "watching nodes, pods, agentinfos, namespaces and policies"
+    );
     let interest = NodeInterest {
         taint: config.startup_taint.clone(),
         labels: match config.service_proxy.mode {
@@ -322,6 +328,26 @@ async fn start_watches(
     tasks.spawn(watches::infos(
         client.clone(),
         listing,
+        out.clone(),
+        stop.child_token(),
+    ));
+    tasks.spawn(watches::namespaces(
+        client.clone(),
+        listing,
+        out.clone(),
+        stop.child_token(),
+    ));
+    tasks.spawn(watches::policies::network_policies(
+        client.clone(),
+        listing,
+        problems.clone(),
+        out.clone(),
+        stop.child_token(),
+    ));
+    tasks.spawn(watches::policies::cluster_network_policies(
+        client.clone(),
+        listing,
+        problems,
         out,
         stop.child_token(),
     ));

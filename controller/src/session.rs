@@ -13,10 +13,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use carrick_k8s::client::CallError;
+use carrick_policy::PolicyName;
 use carrick_proto::v1::{self, agent_message, controller_message};
 use carrick_proto::{
-    AddressChange, Entry, Freed, Invalid, Key, NodeName, NodeReport, Number, PodUid, Realized,
-    limits,
+    AddressChange, Entry, Freed, GroupDifference, Invalid, Key, NodeName, NodeReport, Number,
+    PodUid, Realized, limits,
 };
 use prost::Message as _;
 use tokio::sync::mpsc;
@@ -26,6 +27,7 @@ use tracing::{debug, info, warn};
 
 use crate::cluster::Cluster;
 use crate::hub::{Ended, Hub, Opened, Session};
+use crate::log::{Lacking, Lagging};
 use crate::metrics::Metrics;
 use crate::reign::{Reign, Term};
 
@@ -176,19 +178,22 @@ impl<C: Cluster> Stream<C> {
             self.hub
                 .still_doubtful(&session.node, &std::mem::take(buried)),
         );
-        if !work.lacking.changed.is_empty() || !removed.is_empty() {
-            return Ok(Some(controller_message::Message::Batch(v1::Batch {
+        let Lacking {
+            changed, groups, ..
+        } = work.lacking;
+        if !changed.is_empty() || !removed.is_empty() || !groups.is_empty() {
+            let batch = v1::Batch {
                 number: Some(work.number.into()),
-                changed: work
-                    .lacking
-                    .changed
-                    .iter()
-                    .map(|entry| entry.to_wire())
-                    .collect(),
+                changed: changed.iter().map(|entry| entry.to_wire()).collect(),
                 removed: removed.iter().map(ToString::to_string).collect(),
                 complete: false,
-                groups: Vec::new(),
-            })));
+                groups: groups.iter().map(GroupDifference::to_wire).collect(),
+            };
+            // Only the answer to a Hello may come in parts: its last one says that it is complete.
+            if batch.encoded_len() > limits::BATCH_BYTES {
+                return Err(Ended::Lagging(Lagging));
+            }
+            return Ok(Some(controller_message::Message::Batch(batch)));
         }
         let freed = self.hub.take_freed(session)?;
         if freed.is_empty() {
@@ -226,7 +231,7 @@ impl<C: Cluster> Stream<C> {
     fn count(&self, message: &controller_message::Message) {
         if let controller_message::Message::Batch(batch) = message {
             self.metrics.batches.inc();
-            let records = batch.changed.len() + batch.removed.len();
+            let records = batch.changed.len() + batch.removed.len() + batch.groups.len();
             self.metrics
                 .records_sent
                 .inc_by(u64::try_from(records).unwrap_or(u64::MAX));
@@ -236,6 +241,7 @@ impl<C: Cluster> Stream<C> {
     /// Reads which of the doubtful objects exist, after `delay`.
     fn inquire(&self, node: &NodeName, doubtful: &BTreeSet<Key>, delay: Duration) -> Inquiry {
         let (cluster, node, keys) = (Arc::clone(&self.cluster), node.clone(), doubtful.clone());
+        let hub = Arc::clone(&self.hub);
         Box::pin(async move {
             if !delay.is_zero() {
                 tokio::time::sleep(delay).await;
@@ -263,6 +269,25 @@ impl<C: Cluster> Stream<C> {
             if keys.contains(&Key::Node) {
                 found.insert(Key::Node);
             }
+            // What an agent was told for a pod it holds stays with the pod; a group stays with the
+            // policies that may name it.
+            let enforced = keys.iter().filter_map(|key| match key {
+                Key::Policy(policy) => Some(policy.clone()),
+                _ => None,
+            });
+            let enforced: BTreeSet<PolicyName> = enforced.collect();
+            let pods_remain = found.iter().any(|key| matches!(key, Key::Pod(_)));
+            let policies = if pods_remain {
+                enforced
+            } else {
+                let unknown = hub.unknown_policies(enforced);
+                cluster.policies_among(&unknown).await?
+            };
+            if pods_remain || !policies.is_empty() {
+                let groups = keys.iter().filter(|key| matches!(key, Key::Group(_)));
+                found.extend(groups.cloned());
+            }
+            found.extend(policies.into_iter().map(Key::Policy));
             Ok(found)
         })
     }

@@ -3,5 +3,6 @@
 
 mod cost;
 mod harness;
+mod policy;
 mod refusal;
 mod walk;

@@ -1,17 +1,22 @@
-//! Watches of Nodes, Pods and AgentInfos, boiled down to facts.
+//! Watches of Nodes, Pods, AgentInfos, Namespaces and policies, boiled down to facts.
 //!
 //! Each kind is one task: list (streamed where the server can), then changes, again from the start
 //! when the server says so. Every listing is consistent (no resourceVersion), so a listing never
 //! goes back in time. Objects are dropped as soon as their facts are taken.
 
+pub mod policies;
+
 use std::collections::BTreeMap;
 use std::fmt::Debug;
+use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use carrick_api::AgentInfo;
+use carrick_policy::{NamedPort, Protocol, is_port_name};
 use carrick_proto::{NodeName, PodUid, limits, parse_address, parse_cidr};
-use futures::{StreamExt, TryStreamExt};
-use k8s_openapi::api::core::v1::{Node, Pod};
+use futures::{Stream, StreamExt, TryStreamExt};
+use k8s_openapi::api::core::v1::{Container, Namespace, Node, Pod, PodSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::WatchParams;
 use kube::runtime::WatchStreamExt;
@@ -23,7 +28,9 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use crate::available;
-use crate::objects::{Event, NodeObject, PodNetwork, PodObject};
+use crate::objects::{
+    Event, NamespaceObject, NodeObject, NodePeer, PodNetwork, PodObject, PodPeer,
+};
 
 /// Pods that are done are not watched: their going looks like a deletion.
 pub const POD_FIELDS: &str = "status.phase!=Succeeded,status.phase!=Failed";
@@ -156,6 +163,33 @@ pub async fn infos(
     run(Api::all(client), config(listing), pass, out, stop).await;
 }
 
+/// Watches Namespaces.
+pub async fn namespaces(
+    client: Client,
+    listing: Listing,
+    out: mpsc::Sender<Event>,
+    stop: CancellationToken,
+) {
+    let pass = Pass {
+        extract: |namespace: &Namespace| namespace_object(namespace),
+        is: Event::Namespace,
+        gone: |namespace: &Namespace| {
+            let name = namespace.metadata.name.as_deref()?;
+            Some(Event::NamespaceGone(name.into()))
+        },
+        all: Event::Namespaces,
+    };
+    run(Api::all(client), config(listing), pass, out, stop).await;
+}
+
+fn namespace_object(namespace: &Namespace) -> Option<NamespaceObject> {
+    let meta = &namespace.metadata;
+    Some(NamespaceObject {
+        name: meta.name.as_deref()?.into(),
+        labels: meta.labels.clone().unwrap_or_default(),
+    })
+}
+
 /// How one kind becomes events.
 struct Pass<X, I, G, A> {
     /// The facts; `None` when the object has none that matter.
@@ -181,17 +215,35 @@ async fn run<K, T, X, I, G, A>(
     G: Fn(&K) -> Option<Event>,
     A: Fn(Vec<T>) -> Event,
 {
-    let kind = K::kind(&());
     let stream = watcher(api, config).default_backoff();
+    consume(&K::kind(&()), stream, &pass, &out, &stop, |_| false).await;
+}
+
+/// Takes in what a watch shows, until it is told to stop; true if an error ended it.
+async fn consume<K, T, X, I, G, A>(
+    kind: &str,
+    stream: impl Stream<Item = Result<Watched<K>, watcher::Error>>,
+    pass: &Pass<X, I, G, A>,
+    out: &mpsc::Sender<Event>,
+    stop: &CancellationToken,
+    ends: fn(&watcher::Error) -> bool,
+) -> bool
+where
+    X: Fn(&K) -> Option<T>,
+    I: Fn(T) -> Event,
+    G: Fn(&K) -> Option<Event>,
+    A: Fn(Vec<T>) -> Event,
+{
     futures::pin_mut!(stream);
     let mut listed = Vec::new();
     loop {
         let next = tokio::select! {
-            () = stop.cancelled() => return,
+            () = stop.cancelled() => return false,
             next = stream.next() => next,
         };
         let event = match next {
-            None => return,
+            None => return false,
+            Some(Err(error)) if ends(&error) => return true,
             Some(Err(error)) => {
                 warn!(%kind, %error, "a watch failed and is tried again");
                 continue;
@@ -217,7 +269,7 @@ async fn run<K, T, X, I, G, A>(
         if let Some(event) = event
             && out.send(event).await.is_err()
         {
-            return;
+            return false;
         }
     }
 }
@@ -287,7 +339,59 @@ pub fn node_object(node: &Node, interest: &NodeInterest) -> Option<NodeObject> {
             }
             Labels::Kept => node.metadata.labels.iter().flatten().map(owned).collect(),
         },
+        peer: NodePeer {
+            labels: node.metadata.labels.clone().unwrap_or_default(),
+            addresses: node_addresses(node),
+        },
     })
+}
+
+/// IP addresses of whatever type, each once.
+fn node_addresses(node: &Node) -> Vec<IpAddr> {
+    let status = node.status.iter();
+    let all = status.flat_map(|status| status.addresses.iter().flatten());
+    let all = all.filter_map(|address| parse_address("addresses", &address.address).ok());
+    let mut addresses: Vec<IpAddr> = all.take(limits::ADDRESSES).collect();
+    addresses.sort_unstable();
+    addresses.dedup();
+    addresses
+}
+
+/// Addresses of a pod's status, the first of each family.
+fn pod_addresses(pod: &Pod) -> Vec<IpAddr> {
+    let status = pod.status.iter();
+    let all = status.flat_map(|status| {
+        let all = status.pod_ips.iter().flatten().map(|ip| &*ip.ip);
+        all.chain(status.pod_ip.as_deref())
+    });
+    let all = all.filter_map(|text| parse_address("podIPs", text).ok());
+    let all: Vec<IpAddr> = all.take(limits::ADDRESSES).collect();
+    let v4 = all.iter().find(|address| address.is_ipv4());
+    let v6 = all.iter().find(|address| address.is_ipv6());
+    v4.into_iter().chain(v6).copied().collect()
+}
+
+/// Ports with names of containers that run as long as the pod does: sidecars are among those that
+/// are called init containers.
+fn named_ports(spec: &PodSpec) -> Arc<[NamedPort]> {
+    let sidecar = |container: &&Container| container.restart_policy.as_deref() == Some("Always");
+    let sidecars = spec.init_containers.iter().flatten().filter(sidecar);
+    let containers = spec.containers.iter().chain(sidecars);
+    let ports = containers.flat_map(|container| container.ports.iter().flatten());
+    let ports = ports.filter_map(|port| {
+        let name = port.name.as_deref().filter(|name| is_port_name(name))?;
+        Some(NamedPort {
+            name: name.into(),
+            protocol: Protocol::parse(port.protocol.as_deref().unwrap_or("TCP"))?,
+            port: u16::try_from(port.container_port)
+                .ok()
+                .filter(|port| *port != 0)?,
+        })
+    });
+    let mut ports: Vec<NamedPort> = ports.take(limits::PORTS).collect();
+    ports.sort_unstable();
+    ports.dedup();
+    ports.into()
 }
 
 fn owned((key, value): (&String, &String)) -> (String, String) {
@@ -326,6 +430,11 @@ pub fn pod_object(pod: &Pod) -> Option<PodObject> {
             PodNetwork::Detached
         } else {
             PodNetwork::Attached
+        },
+        peer: PodPeer {
+            labels: pod.metadata.labels.clone().unwrap_or_default(),
+            addresses: pod_addresses(pod),
+            ports: named_ports(spec),
         },
     })
 }
@@ -381,6 +490,35 @@ mod tests {
         assert_eq!(network(&plain, "Failed"), PodNetwork::Detached);
         let host = json!({"containers": [], "nodeName": "a", "hostNetwork": true});
         assert_eq!(network(&host, "Running"), PodNetwork::Detached);
+    }
+
+    #[test]
+    fn what_policy_sees_of_a_pod_is_bounded_and_sound() {
+        let port = |name: &str, number: i64, protocol: &str| json!({"name": name, "containerPort": number, "protocol": protocol});
+        let pod: Pod = serde_json::from_value(json!({
+            "metadata": {"name": "p", "namespace": "n", "uid": "u", "labels": {"a": "b"}},
+            "spec": {
+                "nodeName": "a",
+                "containers": [{"name": "c", "ports": [
+                    port("web", 80, "TCP"), port("NOT A NAME", 81, "TCP"), port("zero", 0, "TCP"),
+                    port("big", 65536, "TCP"), port("odd", 82, "ICMP"), {"containerPort": 83},
+                ]}],
+                "initContainers": [
+                    {"name": "sidecar", "restartPolicy": "Always", "ports": [port("proxy", 90, "UDP")]},
+                    {"name": "setup", "ports": [port("setup", 91, "TCP")]},
+                ],
+            },
+            "status": {"phase": "Running", "podIP": "10.0.0.1", "podIPs": [
+                {"ip": "10.0.0.1"}, {"ip": "nonsense"}, {"ip": "10.0.0.2"}, {"ip": "fd00::1"},
+            ]},
+        }))
+        .unwrap();
+        let peer = pod_object(&pod).unwrap().peer;
+        assert_eq!(peer.labels["a"], "b");
+        let ports: Vec<(&str, u16)> = peer.ports.iter().map(|p| (&*p.name, p.port)).collect();
+        assert_eq!(ports, [("proxy", 90), ("web", 80)]);
+        let addresses: Vec<String> = peer.addresses.iter().map(ToString::to_string).collect();
+        assert_eq!(addresses, ["10.0.0.1", "fd00::1"]);
     }
 
     #[test]

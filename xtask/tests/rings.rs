@@ -23,7 +23,12 @@ fn allowed() -> BTreeMap<&'static str, &'static [&'static str]> {
         ("carrick-operator", &["carrick-api", "carrick-k8s"]),
         (
             "carrick-controller",
-            &["carrick-api", "carrick-k8s", "carrick-proto"],
+            &[
+                "carrick-api",
+                "carrick-k8s",
+                "carrick-policy",
+                "carrick-proto",
+            ],
         ),
         (
             "carrick-agent",

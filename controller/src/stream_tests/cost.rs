@@ -114,6 +114,7 @@ async fn five_thousand_nodes() {
             tainted: false,
             unavailable: false,
             labels: std::collections::BTreeMap::new(),
+            peer: crate::objects::NodePeer::default(),
         })
         .collect();
     let pods: Vec<PodObject> = (0..NODES * PODS)

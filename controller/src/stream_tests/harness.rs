@@ -24,9 +24,9 @@ use tonic::{Status, Streaming};
 
 use crate::fake::FakeCluster;
 use crate::hub::Hub;
-use crate::index::Index;
+use crate::index::{Index, PolicyKind};
 use crate::metrics::Metrics;
-use crate::objects::{Event, NodeObject, PodNetwork, PodObject};
+use crate::objects::{Event, NodeObject, NodePeer, PodNetwork, PodObject, PodPeer};
 use crate::reign::{Throne, reign};
 use crate::run::MainLoop;
 use crate::service::Service;
@@ -49,6 +49,7 @@ pub(super) fn node(text: &str, third: u8) -> NodeObject {
         tainted: false,
         unavailable: false,
         labels: std::collections::BTreeMap::new(),
+        peer: NodePeer::default(),
     }
 }
 
@@ -61,6 +62,7 @@ pub(super) fn pod(uid: &str, node: &str) -> PodObject {
         name: format!("pod-{uid}"),
         node: name(node),
         network: PodNetwork::Attached,
+        peer: PodPeer::default(),
     }
 }
 
@@ -113,6 +115,9 @@ impl Replica {
             Event::Nodes(nodes.to_vec()),
             Event::Pods(pods.to_vec()),
             Event::Infos(vec![]),
+            Event::Namespaces(vec![]),
+            Event::Policies(PolicyKind::NetworkPolicy, vec![]),
+            Event::Policies(PolicyKind::ClusterNetworkPolicy, vec![]),
         ]);
         let service = Service::new(
             Arc::clone(&hub),

@@ -54,6 +54,16 @@ pub fn controller_rules(taint: Switch, ipam: IpamMode, mode: TrafficMode) -> Vec
     let mut rules = vec![
         rule("", &["nodes"], nodes),
         rule("", &["namespaces", "pods"], &["get", "list", "watch"]),
+        rule(
+            "networking.k8s.io",
+            &["networkpolicies"],
+            &["get", "list", "watch"],
+        ),
+        rule(
+            "policy.networking.k8s.io",
+            &["clusternetworkpolicies"],
+            &["get", "list", "watch"],
+        ),
         rule("authentication.k8s.io", &["tokenreviews"], &["create"]),
         rule("events.k8s.io", &["events"], &["create", "patch"]),
         rule(GROUP, &["agentinfos"], &["get", "list", "watch"]),
