@@ -476,9 +476,9 @@ mod tests {
             let page = args(words).page()?;
             Some(page.file_name()?.to_str()?.to_owned())
         };
-        let whole = name(&["services", "--kernel", "--kube-proxy", "none"]).unwrap();
+        let whole = name(&["services", "--kernel"]).unwrap();
         assert_eq!(whole, "services-kernel.md");
-        let beside = name(&["services"]).unwrap();
+        let beside = name(&["services", "--kube-proxy", "nftables"]).unwrap();
         assert_eq!(beside, "services-userspace-kube-proxy-nftables.md");
         assert_eq!(name(&["services", "hairpin"]), None);
         assert_eq!(name(&["services", "--quick"]), None);

@@ -49,8 +49,9 @@ pub struct Stage {
     pub serve: bool,
     /// Pods of kube-proxy do not become ready.
     pub kube_proxy_fails: bool,
-    /// What kube-proxy's DaemonSet was last: disabled or not, ready or not.
-    kube_proxy: Option<(bool, bool)>,
+    /// What kube-proxy's DaemonSet was last: disabled or not, ready or not, and its generation. What somebody sets
+    /// back and the operator disables again between two looks shows in that alone.
+    kube_proxy: Option<(bool, bool, Option<i64>)>,
 }
 
 impl Stage {
@@ -192,13 +193,13 @@ impl Stage {
         let disabled = !selector["carrick.dev/kube-proxy-disabled"].is_null();
         let desired = if disabled { 0 } else { self.nodes.len() };
         let ready = if self.kube_proxy_fails { 0 } else { desired };
-        let now = Some((disabled, ready == desired));
+        let now = Some((disabled, ready == desired, set.metadata.generation));
         if self.kube_proxy == now {
             return;
         }
         let what = match now {
-            Some((true, _)) => "kube-proxy off",
-            Some((false, true)) => "kube-proxy ready",
+            Some((true, ..)) => "kube-proxy off",
+            Some((false, true, _)) => "kube-proxy ready",
             _ => "kube-proxy on",
         };
         self.restarted.push(what.to_owned());
