@@ -161,7 +161,7 @@ async fn attempt(
         Err(error) => return Attempt::Failed(chain(&error)),
     };
     let client = DistributionClient::new(channel)
-        .max_decoding_message_size(limits::MESSAGE_BYTES)
+        .max_decoding_message_size(limits::ANSWER_BYTES)
         .max_encoding_message_size(limits::MESSAGE_BYTES);
     let (served, end) = session(node, client, token, address, changes).await;
     Attempt::Ended { served, end }

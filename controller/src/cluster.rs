@@ -1,6 +1,7 @@
 //! What the streams ask of the API server: who a token is, and whether things are really gone.
 
 use std::collections::BTreeSet;
+use std::fmt::Debug;
 use std::time::Duration;
 
 use carrick_api::names::{TOKEN_AUDIENCE, object};
@@ -8,17 +9,21 @@ use carrick_k8s::client::{CallError, timely};
 use carrick_policy::PolicyName;
 use carrick_proto::{NodeName, PodUid};
 use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec, TokenReviewStatus};
-use k8s_openapi::api::core::v1::{Node, Pod};
+use k8s_openapi::api::core::v1::{Namespace, Node, Pod};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use kube::api::{ListParams, PostParams};
 use kube::{Api, Client};
+use serde::de::DeserializeOwned;
 
+use crate::index::{Listed, ResourceVersion};
 use crate::objects::PodNetwork;
 use crate::watch::policies::cluster_policies_api;
 use crate::watch::{POD_FIELDS, pod_object};
 
 /// How long one question may take.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// Objects per page of a list.
+const PAGE: u32 = 500;
 /// Where the API server puts the node a token is bound to (KEP-4193).
 const NODE_CLAIM: &str = "authentication.kubernetes.io/node-name";
 
@@ -62,6 +67,8 @@ pub trait Cluster: Send + Sync + 'static {
         &self,
         policies: &BTreeSet<PolicyName>,
     ) -> Result<BTreeSet<PolicyName>, CallError>;
+    /// What there is of policy for pods of `namespace`, read now.
+    async fn policy_for(&self, namespace: &str) -> Result<Listed, CallError>;
 }
 
 /// The real one.
@@ -183,6 +190,65 @@ impl Cluster for Kubernetes {
             }
         }
         Ok(found)
+    }
+
+    async fn policy_for(&self, namespace: &str) -> Result<Listed, CallError> {
+        let api: Api<NetworkPolicy> = Api::namespaced(self.client.clone(), namespace);
+        let what = "a list of a namespace's NetworkPolicies";
+        let mut policies = Vec::new();
+        for (name, version) in versions(what, &api).await?.unwrap_or_default() {
+            policies.push((PolicyName::namespaced(namespace, &name), version));
+        }
+        let api = cluster_policies_api(self.client.clone());
+        let all = versions("a list of ClusterNetworkPolicies", &api).await?;
+        let all = all.unwrap_or_default();
+        // Nothing else of policy for its pods looks at the namespace's labels.
+        let of_namespace = if all.is_empty() {
+            None
+        } else {
+            let api: Api<Namespace> = Api::all(self.client.clone());
+            let read = api.get_metadata_opt(namespace);
+            let read = timely("a Namespace", PATIENCE, read).await?;
+            read.map(|read| ResourceVersion::of(read.metadata.resource_version.as_deref()))
+        };
+        for (name, version) in all {
+            policies.push((PolicyName::cluster(&name), version));
+        }
+        Ok(Listed {
+            policies,
+            namespace: of_namespace,
+        })
+    }
+}
+
+/// Names and versions of all there are, read now; `None` if the kind is not served.
+async fn versions<K>(
+    what: &'static str,
+    api: &Api<K>,
+) -> Result<Option<Vec<(String, ResourceVersion)>>, CallError>
+where
+    K: Clone + DeserializeOwned + Debug,
+{
+    let mut found = Vec::new();
+    let mut params = ListParams::default().limit(PAGE);
+    loop {
+        let list = async {
+            match api.list_metadata(&params).await {
+                Err(kube::Error::Api(status)) if status.code == 404 => Ok(None),
+                list => list.map(Some),
+            }
+        };
+        let Some(list) = timely(what, PATIENCE, list).await? else {
+            return Ok(None);
+        };
+        found.extend(list.items.into_iter().filter_map(|object| {
+            let version = ResourceVersion::of(object.metadata.resource_version.as_deref());
+            Some((object.metadata.name?, version))
+        }));
+        match list.metadata.continue_.filter(|next| !next.is_empty()) {
+            Some(next) => params = params.continue_token(&next),
+            None => return Ok(Some(found)),
+        }
     }
 }
 

@@ -9,6 +9,7 @@ use carrick_proto::{NodeName, PodUid};
 use parking_lot::Mutex;
 
 use crate::cluster::{Cluster, Refusal};
+use crate::index::Listed;
 
 /// Knows tokens, nodes and pods; counts what it is asked.
 #[derive(Debug, Default)]
@@ -22,6 +23,8 @@ struct State {
     nodes: BTreeSet<NodeName>,
     pods: BTreeMap<NodeName, BTreeSet<PodUid>>,
     policies: BTreeSet<PolicyName>,
+    listed: BTreeMap<String, Listed>,
+    questions: usize,
     away: bool,
     reviews: usize,
     lists: usize,
@@ -52,6 +55,16 @@ impl FakeCluster {
     /// A policy exists.
     pub fn policy(&self, name: PolicyName) {
         self.state.lock().policies.insert(name);
+    }
+
+    /// What there is of policy for pods of the namespace.
+    pub fn listed(&self, namespace: &str, listed: Listed) {
+        self.state.lock().listed.insert(namespace.into(), listed);
+    }
+
+    /// How often it was asked what there is of policy.
+    pub fn questions(&self) -> usize {
+        self.state.lock().questions
     }
 
     /// Answers nothing, or answers again.
@@ -122,5 +135,14 @@ impl Cluster for FakeCluster {
             return Err(gone());
         }
         Ok(state.policies.intersection(policies).cloned().collect())
+    }
+
+    async fn policy_for(&self, namespace: &str) -> Result<Listed, CallError> {
+        let mut state = self.state.lock();
+        state.questions += 1;
+        if state.away {
+            return Err(gone());
+        }
+        Ok(state.listed.get(namespace).cloned().unwrap_or_default())
     }
 }

@@ -4,26 +4,33 @@
 //! lacks when they are woken *and* have room to send it. Nothing is queued for an agent: a slow one
 //! is a cursor that stays behind.
 
+mod figures;
+mod roll_call;
 mod synced;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::net::IpAddr;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use carrick_policy::PolicyName;
+use carrick_proto::limits::TooMany;
 use carrick_proto::{
-    AddressChange, Freed, Greeting, Key, NodeName, NodeReport, Number, PodHolding, Realized,
-    Release, limits,
+    AddressChange, Freed, Greeting, Key, NodeName, NodeReport, Number, PodHolding, PodUid,
+    Realized, Release, limits,
 };
-use ipnet::IpNet;
 use parking_lot::RwLock;
 use tokio::sync::{Notify, watch};
 
-use crate::index::{Change, Index};
+use crate::index::addresses::{TooManyHeld, own};
+use crate::index::{Change, Index, Listed};
 use crate::log::{Concerned, Lacking, Lagging, Log, Position, Resumption};
 use crate::objects::{Event, NodeObject};
-use crate::quarantine::{FreedBy, Quarantine};
+use crate::quarantine::{FreedBy, Quarantine, Span};
+pub use figures::Figures;
+use roll_call::RollCall;
 pub use synced::Synced;
+
+/// Agents that one released address waits for at most.
+const MOST_AWAITED: usize = 1024;
 
 /// Shared by watches, streams and reports.
 #[derive(Debug)]
@@ -35,6 +42,10 @@ pub struct Hub {
     pub(crate) nodes: watch::Sender<()>,
     /// What `ControllerInfo` says may have changed.
     pub(crate) told: Notify,
+    /// Something was seen.
+    seen: watch::Sender<()>,
+    /// Whose agents a new leader waits for.
+    roll_call: RollCall,
 }
 
 #[derive(Debug, Default)]
@@ -45,6 +56,9 @@ struct State {
     agents: HashMap<NodeName, Agent>,
     sessions: u64,
     synced: Synced,
+    /// Agents that may hold an address which they were told to forget, or will be, until they
+    /// acknowledge this number.
+    forgetting: Span,
 }
 
 #[derive(Debug)]
@@ -54,8 +68,6 @@ struct Agent {
     ready: bool,
     realized: Number,
     error: Option<String>,
-    /// Addresses by the runtime's UID of the pod that holds them.
-    holdings: HashMap<String, BTreeSet<IpAddr>>,
     /// Releases to tell it that every node has forgotten.
     freed: BTreeSet<Freed>,
     wake: Arc<Notify>,
@@ -99,6 +111,15 @@ pub enum Ended {
     /// The agent reports more than an agent may.
     #[error("the agent reports more addresses than one node can have")]
     TooMuch,
+    /// The agent would refuse what it lacks.
+    #[error("the node keeps what it has: {0}; fewer policies, or selectors of fewer pods, mend it")]
+    TooLarge(TooMany),
+}
+
+impl From<TooManyHeld> for Ended {
+    fn from(_: TooManyHeld) -> Self {
+        Self::TooMuch
+    }
 }
 
 /// What a stream has to send.
@@ -110,48 +131,6 @@ pub struct Work {
     pub number: Number,
     /// The cursor after them.
     pub position: Position,
-}
-
-/// Numbers for status and metrics.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Figures {
-    /// The log's number.
-    pub number: Number,
-    /// Records over all nodes.
-    pub records: usize,
-    /// Nodes known.
-    pub nodes: usize,
-    /// Pods known.
-    pub pods: usize,
-    /// Policies that are enforced.
-    pub policies: usize,
-    /// Agents with a stream.
-    pub connected: usize,
-    /// Agents that stored a batch but could not program it.
-    pub failing: usize,
-    /// Agents that have not acknowledged the log's number.
-    pub behind: usize,
-    /// Addresses pods hold, as agents report them.
-    pub addresses: usize,
-    /// Addresses in quarantine that wait for other nodes.
-    pub quarantined: usize,
-}
-
-/// One connected agent, for the read API.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct AgentFigures {
-    /// Its node.
-    pub node: NodeName,
-    /// Its version.
-    pub version: String,
-    /// It says that the node can carry pods.
-    pub ready: bool,
-    /// What it has acknowledged.
-    pub realized: Number,
-    /// Why the last batch could not be programmed.
-    pub error: Option<String>,
-    /// Addresses its pods hold.
-    pub addresses: usize,
 }
 
 impl Hub {
@@ -166,6 +145,8 @@ impl Hub {
             routes: Notify::new(),
             nodes: watch::Sender::new(()),
             told: Notify::new(),
+            seen: watch::Sender::new(()),
+            roll_call: RollCall::default(),
         }
     }
 
@@ -199,13 +180,20 @@ impl Hub {
         }
         let concerned = state.publish(changes);
         for name in &gone {
+            state.forgetting.remove(name);
+        }
+        for name in &gone {
             if let Some(agent) = state.agents.get(name) {
                 agent.wake.notify_one();
             }
         }
         state.free(freed);
         drop(state);
+        for name in &gone {
+            self.roll_call.answered(name);
+        }
         self.wake_all(&concerned);
+        self.seen.send_replace(());
         if nodes_changed {
             self.nodes.send_replace(());
         }
@@ -232,6 +220,28 @@ impl Hub {
         self.told.notify_one();
     }
 
+    /// A term begins: what agents hold is what another leader told them.
+    pub fn begin_term(&self) {
+        let mut state = self.state.write();
+        let State {
+            index,
+            log,
+            forgetting,
+            ..
+        } = &mut *state;
+        let agents: BTreeSet<NodeName> = index.nodes_with_agents().cloned().collect();
+        let named = agents.iter().filter(|name| log.names_addresses(name));
+        forgetting.extend(named.map(|name| (name.clone(), log.number())));
+        drop(state);
+        self.roll_call.begin(agents);
+    }
+
+    /// Waits until every agent has said which addresses its pods have, but no longer than a new
+    /// leader may keep them waiting.
+    pub async fn roll_called(&self) {
+        self.roll_call.complete().await;
+    }
+
     /// The number of an agent that has everything.
     pub fn number(&self) -> Number {
         self.state.read().log.number()
@@ -243,12 +253,13 @@ impl Hub {
     }
 
     /// Opens an agent's stream; one it had before ends.
-    pub fn open(&self, greeting: &Greeting) -> Result<Opened, Ended> {
+    pub fn open(&self, greeting: &Greeting) -> Result<Session, Ended> {
         let mut state = self.state.write();
         let node = greeting.node.clone();
         if state.index.node(&node).is_none() {
             return Err(Ended::NoNode);
         }
+        state.index.greeted(&node, &greeting.addresses)?;
         let mut changes = Vec::new();
         state.index.reported(&node, &greeting.report, &mut changes);
         let concerned = state.publish(changes);
@@ -260,7 +271,6 @@ impl Hub {
             ready: greeting.report.ready,
             realized: greeting.number,
             error: None,
-            holdings: HashMap::new(),
             freed: BTreeSet::new(),
             wake: Arc::new(Notify::new()),
         };
@@ -268,38 +278,61 @@ impl Hub {
         if let Some(old) = state.agents.insert(node.clone(), agent) {
             old.wake.notify_one();
         }
+        // It may hold what is no longer so until it has what its answer brings.
+        let holds_groups = greeting.held.keys().any(|key| matches!(key, Key::Group(_)));
+        if holds_groups {
+            let number = state.log.number();
+            state.forgetting.insert(node.clone(), number);
+        } else {
+            state.forgetting.remove(&node);
+        }
         // Its releases have numbers of this stream, and it names all that are not over.
         state.quarantine.forget(&node);
-        let held = state.hold(&node, &greeting.addresses);
-        if let Err(ended) = held.and_then(|()| state.release(&node, &greeting.released)) {
+        if let Err(ended) = state.release(&node, &greeting.released) {
             state.agents.remove(&node);
             return Err(ended);
         }
+        let cursor = state.log.position();
         drop(state);
         self.wake_all(&concerned);
+        self.roll_call.answered(&node);
         self.nodes.send_replace(());
         self.told.notify_one();
+        Ok(Session {
+            node,
+            wake,
+            cursor,
+            id,
+        })
+    }
+
+    /// What an agent lacks that just opened its stream. It may be some time after that. An error
+    /// ends the stream.
+    pub fn resume(&self, mut session: Session, greeting: &Greeting) -> Result<Opened, Ended> {
         // Comparing takes long for a large cluster: under a lock that other streams share.
         let state = self.state.read();
-        let opened = Opened {
-            resumption: state.log.resume(&node, &greeting.held),
+        session.cursor = state.log.position();
+        let resumption = state.log.resume(&session.node, &greeting.held);
+        if let Err(ended) = state.fits(&session.node, &resumption.lacking) {
+            drop(state);
+            self.close(&session);
+            return Err(ended);
+        }
+        Ok(Opened {
+            resumption,
             number: state.log.number(),
-            session: Session {
-                cursor: state.log.position(),
-                node,
-                wake,
-                id,
-            },
-        };
-        Ok(opened)
+            session,
+        })
     }
 
     /// What the stream's agent lacks now.
     pub fn work(&self, session: &Session) -> Result<Work, Ended> {
         let state = self.state.read();
         state.standing(session)?;
+        let lacking = state.log.since(&session.node, session.cursor)?;
+        state.fits(&session.node, &lacking)?;
         Ok(Work {
-            lacking: state.log.since(&session.node, session.cursor)?,
+            lacking,
             number: state.log.number(),
             position: state.log.position(),
         })
@@ -313,6 +346,34 @@ impl Hub {
         Ok(std::mem::take(
             &mut self.state.write().standing_mut(session)?.freed,
         ))
+    }
+
+    /// Told whenever something was seen.
+    pub fn seen(&self) -> watch::Receiver<()> {
+        self.seen.subscribe()
+    }
+
+    /// Namespaces with pods whose records are withheld.
+    pub fn withholding(&self) -> Vec<Arc<str>> {
+        self.state.read().index.withholding().cloned().collect()
+    }
+
+    /// Pods of the namespace whose records are withheld.
+    pub fn withheld(&self, namespace: &str) -> BTreeSet<PodUid> {
+        self.state.read().index.withheld(namespace)
+    }
+
+    /// Lets the records of `pods` go if everything that was read after they were seen has been
+    /// seen; whether it was.
+    pub fn vouch(&self, namespace: &str, listed: &Listed, pods: &BTreeSet<PodUid>) -> bool {
+        let mut state = self.state.write();
+        let vouched = state.synced.all() && state.index.vouch(namespace, listed, pods);
+        if vouched {
+            state.publish(Vec::new());
+            drop(state);
+            self.told.notify_one();
+        }
+        vouched
     }
 
     /// Of `keys`, those no record is known for by now.
@@ -347,6 +408,10 @@ impl Hub {
         if realized.error.is_none() {
             let mut freed = FreedBy::new();
             state.quarantine.realized(&session.node, number, &mut freed);
+            let told = state.forgetting.get(&session.node);
+            if told.is_some_and(|told| *told <= number) {
+                state.forgetting.remove(&session.node);
+            }
             state.free(freed);
         }
         Ok(())
@@ -357,7 +422,8 @@ impl Hub {
         let mut state = self.state.write();
         state.standing(session)?;
         state.release(&session.node, &change.released)?;
-        state.hold(&session.node, &change.assigned)
+        state.hold(&session.node, &change.assigned)?;
+        Ok(())
     }
 
     /// The agent's own state changed.
@@ -399,61 +465,6 @@ impl Hub {
         nodes.sort();
         nodes
     }
-
-    /// Numbers for status and metrics.
-    pub fn figures(&self) -> Figures {
-        let state = self.state.read();
-        let number = state.log.number();
-        let (nodes, pods) = state.index.sizes();
-        let agents = state.agents.values();
-        Figures {
-            number,
-            records: state.log.len(),
-            nodes,
-            pods,
-            policies: state.index.policies(),
-            connected: state.agents.len(),
-            failing: agents.clone().filter(|agent| agent.error.is_some()).count(),
-            behind: agents
-                .clone()
-                .filter(|agent| agent.realized < number)
-                .count(),
-            addresses: agents
-                .map(|agent| agent.holdings.values().map(BTreeSet::len).sum::<usize>())
-                .sum(),
-            quarantined: state.quarantine.len(),
-        }
-    }
-
-    /// What the first agent that could not program its last batch says, for a person.
-    pub fn trouble(&self) -> Option<String> {
-        let state = self.state.read();
-        let failing = state
-            .agents
-            .iter()
-            .filter_map(|(node, agent)| Some((node, agent.error.as_ref()?)));
-        let (node, error) = failing.min_by_key(|(node, _)| *node)?;
-        Some(format!(
-            "node {node} could not program what it was sent: {error}"
-        ))
-    }
-
-    /// The connected agents by name.
-    pub fn agents(&self) -> Vec<AgentFigures> {
-        let state = self.state.read();
-        let sorted: BTreeMap<&NodeName, &Agent> = state.agents.iter().collect();
-        sorted
-            .into_iter()
-            .map(|(node, agent)| AgentFigures {
-                node: node.clone(),
-                version: agent.version.clone(),
-                ready: agent.ready,
-                realized: agent.realized,
-                error: agent.error.clone(),
-                addresses: agent.holdings.values().map(BTreeSet::len).sum(),
-            })
-            .collect()
-    }
 }
 
 impl State {
@@ -462,12 +473,23 @@ impl State {
         let Self { index, log, .. } = self;
         let changes = index.settle(changes);
         let concerned = log.publish(changes, |group| index.members(group));
+        for name in &concerned.forgetting {
+            self.forgetting.insert(name.clone(), self.log.number());
+        }
         for name in &concerned.nodes {
             if let Some(agent) = self.agents.get(name) {
                 agent.wake.notify_one();
             }
         }
         concerned
+    }
+
+    /// Whether the agent would take this.
+    fn fits(&self, node: &NodeName, lacking: &Lacking) -> Result<(), Ended> {
+        let what = "records are for one node";
+        TooMany::check(what, self.log.records_of(node), limits::RECORDS)
+            .and_then(|()| lacking.changed.iter().try_for_each(|entry| entry.fits()))
+            .map_err(Ended::TooLarge)
     }
 
     fn standing(&self, session: &Session) -> Result<&Agent, Ended> {
@@ -490,50 +512,38 @@ impl State {
             .ok_or(Ended::Superseded)
     }
 
-    /// Notes addresses pods hold beside what they held; only those of the node's own CIDRs are
-    /// believed.
+    /// Notes addresses pods hold beside what they held.
     fn hold(&mut self, node: &NodeName, pods: &[PodHolding]) -> Result<(), Ended> {
-        let cidrs = self.cidrs(node);
-        let Some(agent) = self.agents.get_mut(node) else {
-            return Ok(());
-        };
-        for pod in pods {
-            let held = agent.holdings.entry(pod.uid.clone()).or_default();
-            held.extend(own(&cidrs, &pod.addresses));
-            if held.len() > limits::ADDRESSES {
-                return Err(Ended::TooMuch);
-            }
+        self.index.assigned(node, pods)?;
+        for address in pods.iter().flat_map(|pod| &pod.addresses) {
+            self.quarantine.withdraw(node, *address);
         }
-        if agent.holdings.len() > limits::PODS {
-            Err(Ended::TooMuch)
-        } else {
-            Ok(())
-        }
+        self.publish(Vec::new());
+        Ok(())
     }
 
-    /// Notes addresses that pods of a node hold no more, and which nodes have to forget them.
+    /// Takes addresses that pods of a node gave back out of every group, and notes which nodes
+    /// have to forget them.
     fn release(&mut self, node: &NodeName, releases: &[Release]) -> Result<(), Ended> {
-        let cidrs = self.cidrs(node);
-        let number = self.log.number();
+        self.index.released(node, releases);
+        self.publish(Vec::new());
+        let cidrs = self.index.node(node).map(|node| node.pod_cidrs.clone());
+        let cidrs = cidrs.unwrap_or_default();
+        let in_vain = self.waits_in_vain();
+        let quarantine = &mut self.quarantine;
         let mut freed = FreedBy::new();
         for release in releases {
-            if let Some(agent) = self.agents.get_mut(node)
-                && let Some(held) = agent.holdings.get_mut(&release.uid)
-            {
-                held.retain(|address| !release.addresses.contains(address));
-                if held.is_empty() {
-                    agent.holdings.remove(&release.uid);
-                }
-            }
             for address in own(&cidrs, &release.addresses) {
+                if in_vain {
+                    quarantine.withdraw(node, address);
+                    continue;
+                }
                 let released = Freed {
                     address,
                     release: release.number,
                 };
-                // No record names a pod's address yet: nobody has to forget it.
-                let span = BTreeSet::new();
-                let waiting = &mut self.quarantine;
-                waiting.release(node.clone(), released, number, span, &mut freed);
+                let span = self.forgetting.clone();
+                quarantine.release(node.clone(), released, span, &mut freed);
             }
         }
         self.free(freed);
@@ -546,9 +556,15 @@ impl State {
         }
     }
 
-    fn cidrs(&self, node: &NodeName) -> Vec<IpNet> {
-        let node = self.index.node(node);
-        node.map(|node| node.pod_cidrs.clone()).unwrap_or_default()
+    /// An agent that has something to forget is away or fails, or there are very many: then a
+    /// released address rests for the minute after which its own node uses it again in any case,
+    /// and nothing is kept here for as long as that lasts.
+    fn waits_in_vain(&self) -> bool {
+        let away = |name| {
+            let agent: Option<&Agent> = self.agents.get(name);
+            agent.is_none_or(|agent| agent.error.is_some())
+        };
+        self.forgetting.len() > MOST_AWAITED || self.forgetting.keys().any(away)
     }
 
     /// An agent knows by the number of a release whether it is still the last one of its address.
@@ -560,10 +576,4 @@ impl State {
             }
         }
     }
-}
-
-/// Those of `addresses` that are in the node's CIDRs.
-fn own(cidrs: &[IpNet], addresses: &[IpAddr]) -> impl Iterator<Item = IpAddr> {
-    let own = |address: &&IpAddr| cidrs.iter().any(|cidr| cidr.contains(*address));
-    addresses.iter().filter(own).copied()
 }

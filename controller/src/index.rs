@@ -1,9 +1,12 @@
 //! From facts about the cluster to the records each node needs. Plain maps, no clock, no API.
 
+pub(crate) mod addresses;
 pub mod claims;
+mod pods;
 mod policy;
+mod withheld;
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -12,10 +15,14 @@ use carrick_proto::{Body, Entry, Key, NodeFacts, NodeName, NodeReport, PodUid, R
 use ipnet::IpNet;
 
 use crate::log::MembersChange;
-use crate::objects::{Event, NodeObject, NodePeer, PodNetwork, PodObject, PodPeer};
+use crate::objects::{Event, NodeObject, NodePeer};
+use addresses::Addresses;
 use claims::{Claim, Claims};
+use pods::Pod;
 use policy::Policies;
 pub use policy::PolicyKind;
+use withheld::Withheld;
+pub use withheld::{Listed, ResourceVersion};
 
 /// Whose record it is.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -80,14 +87,6 @@ enum CidrAllocator {
     Us,
 }
 
-/// Where a pod is. What else is known of it is in the index of policies.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Place {
-    node: NodeName,
-    runtime_uid: PodUid,
-    created: i64,
-}
-
 /// What is known of the cluster.
 #[derive(Debug, Default)]
 pub struct Index {
@@ -98,13 +97,17 @@ pub struct Index {
     claims: Claims,
     infos: HashMap<NodeName, Vec<IpAddr>>,
     reports: HashMap<NodeName, Vec<IpAddr>>,
-    pods: HashMap<PodUid, Place>,
+    pods: HashMap<PodUid, Pod>,
+    addresses: Addresses,
     policies: Policies,
+    withheld: Withheld,
+    /// Pods were listed before policies were listed first, so these pods wait for nothing.
+    pods_listed: bool,
     /// Places whose pods came or went.
     touched_places: BTreeSet<(NodeName, PodUid)>,
     /// Pods by node and runtime UID, in the order of creation. More than one only when somebody
     /// gave a pod the annotations of another's mirror: the first keeps the record.
-    by_runtime: HashMap<(NodeName, PodUid), BTreeSet<(i64, PodUid)>>,
+    by_runtime: BTreeMap<NodeName, BTreeMap<PodUid, BTreeSet<(i64, PodUid)>>>,
 }
 
 impl Index {
@@ -172,6 +175,7 @@ impl Index {
                 for pod in all {
                     self.pod_is(pod);
                 }
+                self.pods_listed = true;
             }
             Event::Namespace(namespace) => self.policies.namespace_is(namespace),
             Event::NamespaceGone(name) => self.policies.namespace_gone(&name),
@@ -213,7 +217,7 @@ impl Index {
         self.policies.settle(&mut changes, &mut pods);
         let mut places = std::mem::take(&mut self.touched_places);
         let pods = pods.iter().filter_map(|uid| self.pods.get(uid));
-        places.extend(pods.map(|pod| (pod.node.clone(), pod.runtime_uid.clone())));
+        places.extend(pods.map(|pod| (pod.place.node.clone(), pod.place.runtime_uid.clone())));
         for place in places {
             self.pod_record(place, &mut changes.records);
         }
@@ -285,6 +289,7 @@ impl Index {
         self.unclaim(name, &mut contested);
         self.nodes.remove(name);
         self.reports.remove(name);
+        self.addresses.node_gone(name);
         let gone = carrick_policy::Event::NodeGone(name.as_str().into());
         self.policies.apply(gone);
         for name in contested {
@@ -407,68 +412,6 @@ impl Index {
         let v4 = node.addresses.iter().find(|address| address.is_ipv4());
         let v6 = node.addresses.iter().find(|address| address.is_ipv6());
         v4.into_iter().chain(v6).copied().collect()
-    }
-
-    fn pod_is(&mut self, pod: PodObject) {
-        let place = Place {
-            node: pod.node,
-            runtime_uid: pod.runtime_uid,
-            created: pod.created,
-        };
-        if self.pods.get(&pod.uid) != Some(&place) || pod.network == PodNetwork::Detached {
-            self.pod_gone(&pod.uid);
-        }
-        if pod.network == PodNetwork::Detached {
-            return;
-        }
-        let PodPeer {
-            labels,
-            addresses,
-            ports,
-        } = pod.peer;
-        let peer = carrick_policy::Pod {
-            uid: pod.uid.as_str().into(),
-            namespace: pod.namespace.into(),
-            name: pod.name.into(),
-            node: place.node.as_str().into(),
-            labels,
-            addresses,
-            ports,
-        };
-        self.policies.apply(carrick_policy::Event::Pod(peer));
-        let at = (place.node.clone(), place.runtime_uid.clone());
-        let owners = self.by_runtime.entry(at.clone()).or_default();
-        owners.insert((place.created, pod.uid.clone()));
-        if self.pods.insert(pod.uid, place).is_none() {
-            self.touched_places.insert(at);
-        }
-    }
-
-    fn pod_gone(&mut self, uid: &PodUid) {
-        let Some(pod) = self.pods.remove(uid) else {
-            return;
-        };
-        let gone = carrick_policy::Event::PodGone(uid.as_str().into());
-        self.policies.apply(gone);
-        let place = (pod.node, pod.runtime_uid);
-        if let Some(owners) = self.by_runtime.get_mut(&place) {
-            owners.remove(&(pod.created, uid.clone()));
-            if owners.is_empty() {
-                self.by_runtime.remove(&place);
-            }
-        }
-        self.touched_places.insert(place);
-    }
-
-    fn pod_record(&self, place: (NodeName, PodUid), changes: &mut Vec<Change>) {
-        let owner = self.by_runtime.get(&place).and_then(BTreeSet::first);
-        let record = owner.and_then(|(_, uid)| self.policies.record(uid, &place.1));
-        let (node, uid) = place;
-        changes.push(Change {
-            scope: Scope::Own(node),
-            key: Key::Pod(uid),
-            record,
-        });
     }
 }
 

@@ -3,6 +3,7 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 
 use super::*;
+use crate::objects::{PodNetwork, PodObject, PodPeer};
 
 fn name(text: &str) -> NodeName {
     NodeName::new(text).unwrap()

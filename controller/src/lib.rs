@@ -12,6 +12,7 @@
 //!           cluster    TokenReviews, looks at what is doubtful;  auth remembers verdicts
 //!           service, session               one task per stream, ends with it
 //!           tls        accepts connections (1 task) and reloads the certificate (1 task)
+//!           barrier    reads what there is of policy for new pods (1 task)
 //!           taint, available, info         write to the API     (1 task each)
 //!           nodeipam                       claims and gives CIDRs while this replica leads (1 task)
 //! wiring    reign      the election, as streams see it          (1 task)
@@ -24,6 +25,7 @@
 //!   fall: a leader whose epoch is not above an agent's number first writes a higher one.
 //! - A record is removed from an agent on evidence only: the watch saw the object go, or a read of
 //!   the API server just now did not find it.
+//! - A new pod gets its record when every policy that was there before it was seen (ADR 0010).
 //! - Nothing is queued per agent: what it lacks is computed when it can be sent.
 //! - A stream serves the node its token is bound to and no other.
 //! - Nothing is kept that a restart would lose: everything is computed from the API server and from
@@ -39,6 +41,7 @@ mod api;
 mod args;
 mod auth;
 mod available;
+mod barrier;
 mod cluster;
 mod hub;
 mod index;

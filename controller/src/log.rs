@@ -77,6 +77,8 @@ pub struct Concerned {
     pub all: bool,
     /// These agents.
     pub nodes: BTreeSet<NodeName>,
+    /// Of these, those that hold addresses which they are told to forget.
+    pub forgetting: BTreeSet<NodeName>,
 }
 
 #[derive(Debug, Default)]
@@ -286,6 +288,7 @@ impl Log {
         for node in lost {
             if self.put_own(&node, key.clone(), Content::Gone, next) {
                 self.groups.release(&group);
+                concerned.forgetting.insert(node.clone());
                 concerned.nodes.insert(node);
             }
         }
@@ -297,10 +300,18 @@ impl Log {
             members = all(&group).map(MembersChange::Whole).or(members);
         }
         kept.extend(again);
+        let forgets = match &members {
+            Some(MembersChange::Difference { removed, .. }) => !removed.is_empty(),
+            Some(MembersChange::Whole(_)) => true,
+            None => false,
+        };
         let changed = members.is_some_and(|members| self.groups.change(&group, members, next));
         for node in kept {
             let own = self.own.get_mut(&node).filter(|_| changed);
             if own.is_some_and(|own| own.touch(key.clone(), next)) {
+                if forgets {
+                    concerned.forgetting.insert(node.clone());
+                }
                 concerned.nodes.insert(node);
             }
         }
@@ -312,6 +323,20 @@ impl Log {
             }
         }
         self.groups.tidy(&group);
+    }
+
+    /// How many records are for the node.
+    #[must_use]
+    pub fn records_of(&self, node: &NodeName) -> usize {
+        self.shared.live + self.own.get(node).map_or(0, |own| own.live)
+    }
+
+    /// Whether the node's records name addresses of pods.
+    #[must_use]
+    pub fn names_addresses(&self, node: &NodeName) -> bool {
+        let slots = self.own.get(node).map(|own| &own.slots);
+        let mut keys = slots.into_iter().flatten();
+        keys.any(|(key, slot)| matches!(key, Key::Group(_)) && slot.content.is_live())
     }
 
     /// Whether the node has a record of this key.

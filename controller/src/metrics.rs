@@ -63,6 +63,7 @@ pub struct Metrics {
     records: Gauge,
     nodes: Gauge,
     pods: Gauge,
+    withheld: Gauge,
     policies: Gauge,
     addresses: Gauge,
     quarantined: Gauge,
@@ -147,6 +148,11 @@ impl Metrics {
         r.register("nodes", "Nodes known", self.nodes.clone());
         r.register("pods", "Pods with a record", self.pods.clone());
         r.register(
+            "pods_withheld",
+            "New pods that get no record yet: not all policies of their namespaces were seen",
+            self.withheld.clone(),
+        );
+        r.register(
             "policies",
             "Policies that are enforced",
             self.policies.clone(),
@@ -201,6 +207,7 @@ impl Metrics {
         self.records.set(gauge(figures.records));
         self.nodes.set(gauge(figures.nodes));
         self.pods.set(gauge(figures.pods));
+        self.withheld.set(gauge(figures.withheld));
         self.policies.set(gauge(figures.policies));
         self.addresses.set(gauge(figures.addresses));
         self.quarantined.set(gauge(figures.quarantined));

@@ -8,7 +8,7 @@ use carrick_policy::{NamedPort, Policy, PolicyName};
 use carrick_proto::{NodeName, PodUid};
 use ipnet::IpNet;
 
-use crate::index::PolicyKind;
+use crate::index::{PolicyKind, ResourceVersion};
 
 /// A Node.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -87,7 +87,13 @@ pub struct PodPeer {
 }
 
 /// A Namespace.
-pub type NamespaceObject = carrick_policy::Namespace;
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NamespaceObject {
+    /// What policy sees of it.
+    pub facts: carrick_policy::Namespace,
+    /// Its version.
+    pub version: ResourceVersion,
+}
 
 /// A NetworkPolicy or ClusterNetworkPolicy.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -96,6 +102,8 @@ pub struct PolicyObject {
     pub name: PolicyName,
     /// What is enforced; `None` if it is refused.
     pub policy: Option<Policy>,
+    /// Its version.
+    pub version: ResourceVersion,
 }
 
 /// One change of what is known of the cluster.

@@ -1,9 +1,8 @@
 //! Released addresses and who still has to forget them.
 //!
-//! An address may be used again when every agent whose records named it has acknowledged a batch
-//! without it (an agent acknowledges after it has flushed the address's connection entries). Today
-//! no record names a pod's address, so spans are empty and an address is free as soon as its
-//! release is known; records of policies will give spans.
+//! Groups of peers name pods' addresses, so an address may be used again when every agent that held
+//! a group with it has acknowledged a batch without it. Without such an agent it is free as soon as
+//! its release is known.
 //!
 //! An address is waited for by its last release: one that was given to its pod again meanwhile and
 //! released once more waits anew. An acknowledgement costs what waits for it, not all that waits.
@@ -29,31 +28,26 @@ type Awaited = (Number, NodeName, IpAddr);
 struct Waiting {
     /// The node's own name for this release.
     release: u64,
-    /// The batch that no longer names the address.
-    number: Number,
-    span: BTreeSet<NodeName>,
+    /// Who must acknowledge which number.
+    span: Span,
 }
+
+/// Agents that may hold something that is no longer so, and the number each must acknowledge.
+pub type Span = BTreeMap<NodeName, Number>;
 
 /// Releases whose addresses may be used again, by the node that told them.
 pub type FreedBy = BTreeMap<NodeName, BTreeSet<Freed>>;
 
 impl Quarantine {
-    /// `node` released an address; the agents in `span` must acknowledge `number` first.
-    pub fn release(
-        &mut self,
-        node: NodeName,
-        released: Freed,
-        number: Number,
-        span: BTreeSet<NodeName>,
-        freed: &mut FreedBy,
-    ) {
+    /// `node` released an address; the agents in `span` must acknowledge first.
+    pub fn release(&mut self, node: NodeName, released: Freed, span: Span, freed: &mut FreedBy) {
         self.withdraw(&node, released.address);
         if span.is_empty() {
             freed.entry(node).or_default().insert(released);
             return;
         }
-        for agent in &span {
-            let awaited = (number, node.clone(), released.address);
+        for (agent, number) in &span {
+            let awaited = (*number, node.clone(), released.address);
             self.awaited
                 .entry(agent.clone())
                 .or_default()
@@ -61,7 +55,6 @@ impl Quarantine {
         }
         let waiting = Waiting {
             release: released.release,
-            number,
             span,
         };
         let of_node = self.waiting.entry(node).or_default();
@@ -120,8 +113,9 @@ impl Quarantine {
         }
     }
 
-    /// Nobody is waited for any more because of this address.
-    fn withdraw(&mut self, node: &NodeName, address: IpAddr) {
+    /// Nobody is waited for any more because of this address: a pod has it again, or how long it
+    /// rests is for its own node to decide.
+    pub fn withdraw(&mut self, node: &NodeName, address: IpAddr) {
         let Some(of_node) = self.waiting.get_mut(node) else {
             return;
         };
@@ -131,10 +125,9 @@ impl Quarantine {
         if of_node.is_empty() {
             self.waiting.remove(node);
         }
-        let awaited = (waiting.number, node.clone(), address);
-        for agent in &waiting.span {
+        for (agent, number) in &waiting.span {
             if let Some(awaits) = self.awaited.get_mut(agent) {
-                awaits.remove(&awaited);
+                awaits.remove(&(*number, node.clone(), address));
                 if awaits.is_empty() {
                     self.awaited.remove(agent);
                 }
@@ -175,8 +168,8 @@ mod tests {
     #[test]
     fn an_address_nobody_was_told_of_is_free_at_once() {
         let (mut quarantine, mut freed) = (Quarantine::default(), FreedBy::new());
-        let (number, span) = (Number::new(1, 1), BTreeSet::new());
-        quarantine.release(node("a"), released(3), number, span, &mut freed);
+        let span = Span::new();
+        quarantine.release(node("a"), released(3), span, &mut freed);
         assert_eq!(freed, freed_of("a", 3));
         assert!(nothing_is_left(&quarantine));
     }
@@ -184,8 +177,9 @@ mod tests {
     #[test]
     fn an_address_waits_for_every_agent_of_its_span() {
         let (mut quarantine, mut freed) = (Quarantine::default(), FreedBy::new());
-        let span = BTreeSet::from([node("b"), node("c")]);
-        quarantine.release(node("a"), released(3), Number::new(1, 5), span, &mut freed);
+        let number = Number::new(1, 5);
+        let span = Span::from([(node("b"), number), (node("c"), number)]);
+        quarantine.release(node("a"), released(3), span, &mut freed);
         quarantine.realized(&node("b"), Number::new(1, 4), &mut freed);
         quarantine.realized(&node("c"), Number::new(1, 5), &mut freed);
         assert!(freed.is_empty());
@@ -197,11 +191,10 @@ mod tests {
     #[test]
     fn an_address_that_is_released_once_more_waits_anew() {
         let (mut quarantine, mut freed) = (Quarantine::default(), FreedBy::new());
-        let span = BTreeSet::from([node("b")]);
-        let first = Number::new(1, 5);
-        quarantine.release(node("a"), released(3), first, span.clone(), &mut freed);
-        let second = Number::new(1, 9);
-        quarantine.release(node("a"), released(4), second, span, &mut freed);
+        let (first, second) = (Number::new(1, 5), Number::new(1, 9));
+        let span = |number| Span::from([(node("b"), number)]);
+        quarantine.release(node("a"), released(3), span(first), &mut freed);
+        quarantine.release(node("a"), released(4), span(second), &mut freed);
         quarantine.realized(&node("b"), first, &mut freed);
         assert!(
             freed.is_empty(),
@@ -215,12 +208,11 @@ mod tests {
     #[test]
     fn a_node_that_is_gone_holds_nothing_back() {
         let (mut quarantine, mut freed) = (Quarantine::default(), FreedBy::new());
-        let span = BTreeSet::from([node("b")]);
-        let number = Number::new(1, 5);
-        quarantine.release(node("a"), released(3), number, span.clone(), &mut freed);
+        let span = Span::from([(node("b"), Number::new(1, 5))]);
+        quarantine.release(node("a"), released(3), span.clone(), &mut freed);
         quarantine.gone(&node("b"), &mut freed);
         assert_eq!(freed.len(), 1);
-        quarantine.release(node("a"), released(4), number, span, &mut freed);
+        quarantine.release(node("a"), released(4), span, &mut freed);
         quarantine.gone(&node("a"), &mut freed);
         assert!(nothing_is_left(&quarantine));
     }
@@ -235,9 +227,9 @@ mod tests {
                 address: address(i),
                 release: 1,
             };
-            let span = BTreeSet::from([node(&format!("n{}", i % 5000))]);
             let number = Number::new(1, u64::from(i));
-            quarantine.release(node("a"), released, number, span, &mut freed);
+            let span = Span::from([(node(&format!("n{}", i % 5000)), number)]);
+            quarantine.release(node("a"), released, span, &mut freed);
         }
         assert_eq!(quarantine.len(), 20_000);
         for i in 0..5000 {

@@ -105,6 +105,7 @@ impl Throne {
             }
             _ => {
                 info!(epoch, "serving agents");
+                self.hub.begin_term();
                 let over = CancellationToken::new();
                 *rule = Rule::Leading(Term {
                     epoch,

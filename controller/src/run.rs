@@ -27,6 +27,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{error, info, warn};
 
 use crate::args::Args;
+use crate::barrier::Barrier;
 use crate::cluster::Kubernetes;
 use crate::hub::Hub;
 use crate::index::Index;
@@ -107,9 +108,10 @@ pub async fn run_until(
     let tasks = TaskTracker::new();
     let streams = TaskTracker::new();
     tasks.spawn(serving.clone().keep_fresh(stop.child_token()));
+    let cluster = Arc::new(Kubernetes::new(client.clone(), &args.namespace));
     let service = Service::new(
         Arc::clone(&hub),
-        Arc::new(Kubernetes::new(client.clone(), &args.namespace)),
+        Arc::clone(&cluster),
         reign.clone(),
         metrics.clone(),
         streams.clone(),
@@ -118,7 +120,14 @@ pub async fn run_until(
     let grpc = tokio::spawn(serve(serving, listener, service, grpc_stop.clone()));
 
     let problems = metrics.policies_not_as_written.clone();
-    let observations = start_watches(&client, &config, problems, &tasks, &stop).await;
+    let watches = start_watches(&client, &config, &hub, problems, &tasks, &stop);
+    let observations = watches.await;
+    let barrier = Barrier {
+        hub: Arc::clone(&hub),
+        cluster,
+        reign: reign.clone(),
+    };
+    tasks.spawn(barrier.run(stop.child_token()));
     let main = MainLoop {
         hub: Arc::clone(&hub),
         metrics: metrics.clone(),
@@ -275,7 +284,7 @@ async fn serve(
     };
     let distribution = DistributionServer::new(service)
         .max_decoding_message_size(limits::MESSAGE_BYTES)
-        .max_encoding_message_size(limits::MESSAGE_BYTES);
+        .max_encoding_message_size(limits::ANSWER_BYTES);
     let served = tonic::transport::Server::builder()
         // A peer that vanished without a word is noticed within half a minute.
         .http2_keepalive_interval(Some(Duration::from_secs(20)))
@@ -294,6 +303,7 @@ async fn serve(
 async fn start_watches(
     client: &Client,
     config: &EffectiveConfig,
+    hub: &Arc<Hub>,
     problems: Counter,
     tasks: &TaskTracker,
     stop: &CancellationToken,
@@ -331,27 +341,41 @@ async fn start_watches(
         out.clone(),
         stop.child_token(),
     ));
-    tasks.spawn(watches::namespaces(
-        client.clone(),
-        listing,
-        out.clone(),
-        stop.child_token(),
-    ));
-    tasks.spawn(watches::policies::network_policies(
+    // Policies are listed after pods: so all that there were for a pod of the first list are seen.
+    let policies = watch_policies(client.clone(), listing, problems, out, stop.child_token());
+    let policies = Box::pin(policies);
+    let (hub, stop) = (Arc::clone(hub), stop.clone());
+    tasks.spawn(async move {
+        let mut seen = hub.seen();
+        while !hub.synced().pods {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                changed = seen.changed() => if changed.is_err() { return },
+            }
+        }
+        policies.await;
+    });
+    observations
+}
+
+async fn watch_policies(
+    client: Client,
+    listing: watches::Listing,
+    problems: Counter,
+    out: mpsc::Sender<Event>,
+    stop: CancellationToken,
+) {
+    let namespaces = watches::namespaces(client.clone(), listing, out.clone(), stop.child_token());
+    let network_policies = watches::policies::network_policies(
         client.clone(),
         listing,
         problems.clone(),
         out.clone(),
         stop.child_token(),
-    ));
-    tasks.spawn(watches::policies::cluster_network_policies(
-        client.clone(),
-        listing,
-        problems,
-        out,
-        stop.child_token(),
-    ));
-    observations
+    );
+    let cluster_network_policies =
+        watches::policies::cluster_network_policies(client, listing, problems, out, stop);
+    tokio::join!(namespaces, network_policies, cluster_network_policies);
 }
 
 /// Takes in what watches observe.

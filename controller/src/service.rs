@@ -138,10 +138,22 @@ impl<C: Cluster> Inner<C> {
             let _ = outgoing.try_send(Ok(not_leader(&self.reign)));
             return;
         };
-        let opened = match self.hub.open(&greeting) {
-            Ok(opened) => opened,
+        let session = match self.hub.open(&greeting) {
+            Ok(session) => session,
             Err(ended) => {
                 warn!(%node, error = %ended, "an agent's stream was refused");
+                let _ = outgoing.try_send(Err(refused(ended)));
+                return;
+            }
+        };
+        tokio::select! {
+            () = self.hub.roll_called() => {}
+            () = term.over.cancelled() => {}
+        }
+        let opened = match self.hub.resume(session, &greeting) {
+            Ok(opened) => opened,
+            Err(ended) => {
+                warn!(%node, error = %ended, "an agent is not told what it lacks");
                 let _ = outgoing.try_send(Err(refused(ended)));
                 return;
             }

@@ -319,6 +319,9 @@ impl<C: Cluster> Stream<C> {
             Close::HungUp | Close::Retired => {
                 debug!(%node, reason = %close, "an agent's stream ended");
             }
+            Close::Ended(Ended::TooLarge(_)) => {
+                warn!(%node, reason = %close, "an agent is not told what it lacks");
+            }
             _ => info!(%node, reason = %close, "an agent's stream ended"),
         }
     }
@@ -329,7 +332,7 @@ pub(crate) fn refused(ended: Ended) -> Status {
     match ended {
         Ended::NoNode => Status::not_found(ended.to_string()),
         Ended::Superseded | Ended::Lagging(_) => Status::aborted(ended.to_string()),
-        Ended::TooMuch => Status::resource_exhausted(ended.to_string()),
+        Ended::TooMuch | Ended::TooLarge(_) => Status::resource_exhausted(ended.to_string()),
     }
 }
 

@@ -28,6 +28,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use crate::available;
+use crate::index::ResourceVersion;
 use crate::objects::{
     Event, NamespaceObject, NodeObject, NodePeer, PodNetwork, PodObject, PodPeer,
 };
@@ -185,8 +186,11 @@ pub async fn namespaces(
 fn namespace_object(namespace: &Namespace) -> Option<NamespaceObject> {
     let meta = &namespace.metadata;
     Some(NamespaceObject {
-        name: meta.name.as_deref()?.into(),
-        labels: meta.labels.clone().unwrap_or_default(),
+        facts: carrick_policy::Namespace {
+            name: meta.name.as_deref()?.into(),
+            labels: meta.labels.clone().unwrap_or_default(),
+        },
+        version: ResourceVersion::of(meta.resource_version.as_deref()),
     })
 }
 

@@ -1,11 +1,13 @@
 //! What policy makes of the same facts: who is told which policies and groups.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use carrick_policy::{Changes as PolicyChanges, GroupKey, Members, NodeId, PolicyName};
 use carrick_proto::{Body, Entry, Key, NodeName, PodFacts, PodUid};
 
+use super::withheld::{Listed, ResourceVersion};
 use super::{Change, Changes, GroupChange, Scope};
 use crate::log::MembersChange;
 use crate::objects::{NamespaceObject, PolicyObject};
@@ -14,9 +16,9 @@ use crate::objects::{NamespaceObject, PolicyObject};
 #[derive(Debug, Default)]
 pub(super) struct Policies {
     index: carrick_policy::Index,
-    namespaces: HashSet<Arc<str>>,
+    namespaces: HashMap<Arc<str>, ResourceVersion>,
     /// Policies that were seen, refused ones too.
-    names: HashMap<PolicyKind, HashSet<PolicyName>>,
+    names: HashMap<PolicyKind, HashMap<PolicyName, ResourceVersion>>,
 }
 
 /// Which API a policy is of.
@@ -43,22 +45,28 @@ impl Policies {
         self.index.apply(event);
     }
 
+    pub(super) fn pod_addresses(&mut self, uid: &PodUid, addresses: Vec<IpAddr>) {
+        let uid = uid.as_str().into();
+        self.apply(carrick_policy::Event::PodAddresses(uid, addresses));
+    }
+
     pub(super) fn namespace_is(&mut self, namespace: NamespaceObject) {
-        self.namespaces.insert(Arc::clone(&namespace.name));
-        self.apply(carrick_policy::Event::Namespace(namespace));
+        let NamespaceObject { facts, version } = namespace;
+        self.namespaces.insert(Arc::clone(&facts.name), version);
+        self.apply(carrick_policy::Event::Namespace(facts));
     }
 
     pub(super) fn namespace_gone(&mut self, name: &str) {
-        if let Some(name) = self.namespaces.take(name) {
+        if let Some((name, _)) = self.namespaces.remove_entry(name) {
             self.apply(carrick_policy::Event::NamespaceGone(name));
         }
     }
 
     pub(super) fn namespaces_are(&mut self, all: Vec<NamespaceObject>) {
-        let kept: HashSet<&str> = all.iter().map(|namespace| &*namespace.name).collect();
+        let kept: HashSet<&str> = all.iter().map(|namespace| &*namespace.facts.name).collect();
         let gone = self
             .namespaces
-            .iter()
+            .keys()
             .filter(|name| !kept.contains(&***name));
         let gone: Vec<Arc<str>> = gone.cloned().collect();
         for name in gone {
@@ -76,20 +84,21 @@ impl Policies {
             None => carrick_policy::Event::PolicyGone(object.name.clone()),
         };
         let kind = PolicyKind::of(&object.name);
-        self.names.entry(kind).or_default().insert(object.name);
+        let names = self.names.entry(kind).or_default();
+        names.insert(object.name, object.version);
         self.apply(event);
     }
 
     pub(super) fn policy_gone(&mut self, name: &PolicyName) {
         let names = self.names.entry(PolicyKind::of(name)).or_default();
-        if let Some(name) = names.take(name) {
+        if let Some((name, _)) = names.remove_entry(name) {
             self.apply(carrick_policy::Event::PolicyGone(name));
         }
     }
 
     pub(super) fn policies_are(&mut self, kind: PolicyKind, all: Vec<PolicyObject>) {
         let kept: HashSet<&PolicyName> = all.iter().map(|object| &object.name).collect();
-        let names = self.names.get(&kind).into_iter().flatten();
+        let names = self.names.get(&kind).into_iter().flat_map(HashMap::keys);
         let gone: Vec<PolicyName> = names.filter(|name| !kept.contains(name)).cloned().collect();
         for name in gone {
             self.policy_gone(&name);
@@ -101,8 +110,20 @@ impl Policies {
 
     /// Whether the policy was seen, and not seen to go.
     pub(super) fn knows(&self, name: &PolicyName) -> bool {
-        let names = self.names.get(&PolicyKind::of(name));
-        names.is_some_and(|names| names.contains(name))
+        self.version(name).is_some()
+    }
+
+    fn version(&self, name: &PolicyName) -> Option<ResourceVersion> {
+        let names = self.names.get(&PolicyKind::of(name))?;
+        names.get(name).copied()
+    }
+
+    /// Whether all that was read was seen, as it was read or later.
+    pub(super) fn has_seen(&self, namespace: &str, listed: &Listed) -> bool {
+        let mut policies = listed.policies.iter();
+        let of_namespace = self.namespaces.get(namespace).copied();
+        policies.all(|(name, version)| self.version(name) >= Some(*version))
+            && of_namespace >= listed.namespace
     }
 
     /// Members of a group that a policy names.

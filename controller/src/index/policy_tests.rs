@@ -9,11 +9,12 @@ use carrick_policy::{
 };
 use carrick_proto::{ContentHash, GroupHash};
 use proptest::prelude::*;
+use proptest::test_runner::FileFailurePersistence;
 use serde_json::{Value, json};
 
 use super::*;
 use crate::log::{Lacking, Log, Position};
-use crate::objects::{NamespaceObject, PolicyObject};
+use crate::objects::{NamespaceObject, PodNetwork, PodObject, PodPeer, PolicyObject};
 
 fn name(text: &str) -> NodeName {
     NodeName::new(text).unwrap()
@@ -60,8 +61,11 @@ fn pod(i: u8, on: u8, label: u8, address: bool) -> PodObject {
 
 fn namespace(i: u8, label: u8) -> NamespaceObject {
     NamespaceObject {
-        name: format!("s{i}").into(),
-        labels: BTreeMap::from([("l".to_owned(), label.to_string())]),
+        facts: carrick_policy::Namespace {
+            name: format!("s{i}").into(),
+            labels: BTreeMap::from([("l".to_owned(), label.to_string())]),
+        },
+        version: ResourceVersion::default(),
     }
 }
 
@@ -95,6 +99,7 @@ fn policy(policy: Policy) -> Event {
     Event::Policy(PolicyObject {
         name: policy.name.clone(),
         policy: Some(policy),
+        version: ResourceVersion::default(),
     })
 }
 
@@ -104,7 +109,7 @@ fn event() -> impl Strategy<Value = Event> {
             .prop_map(|(i, on, label, address)| Event::Pod(pod(i, on, label, address))),
         3 => (0u8..12).prop_map(|i| Event::PodGone(pod(i, 0, 0, false).uid)),
         2 => (0u8..2, 0u8..3).prop_map(|(i, label)| Event::Namespace(namespace(i, label))),
-        1 => (0u8..2).prop_map(|i| Event::NamespaceGone(namespace(i, 0).name)),
+        1 => (0u8..2).prop_map(|i| Event::NamespaceGone(namespace(i, 0).facts.name)),
         4 => (0u8..5, 0u8..3, 0u8..3, proptest::option::of(0u8..3))
             .prop_map(|(i, to, from, of)| policy(network_policy(i, to, from, of))),
         2 => (0u8..5).prop_map(|i| Event::PolicyGone(network_policy(i, 0, 0, None).name)),
@@ -114,6 +119,7 @@ fn event() -> impl Strategy<Value = Event> {
             let all = [network_policy(i, to, 0, None)].map(|policy| PolicyObject {
                 name: policy.name.clone(),
                 policy: Some(policy),
+        version: ResourceVersion::default(),
             });
             Event::Policies(PolicyKind::NetworkPolicy, all.into())
         }),
@@ -222,6 +228,11 @@ fn see(index: &mut Index, log: &mut Log, events: Vec<Event>) {
     for event in events {
         index.apply(event, &mut changes);
     }
+    let namespaces: Vec<Arc<str>> = index.withholding().cloned().collect();
+    for namespace in namespaces {
+        let pods = index.withheld(&namespace);
+        assert!(index.vouch(&namespace, &Listed::default(), &pods));
+    }
     let changes = index.settle(changes);
     log.publish(changes, |group| index.members(group));
 }
@@ -234,6 +245,11 @@ fn expected(index: &Index, node: &str) -> NodeState {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig {
+        failure_persistence: Some(Box::new(FileFailurePersistence::WithSource("regressions"))),
+        ..ProptestConfig::default()
+    })]
+
     #[test]
     fn an_agent_holds_what_the_index_says(
         actions in proptest::collection::vec(action(), 1..80)
@@ -302,6 +318,7 @@ fn a_policy_that_is_refused_is_for_nobody() {
     let refused = PolicyObject {
         name: sound.name.clone(),
         policy: None,
+        version: ResourceVersion::default(),
     };
     let name = sound.name.clone();
     let pod = Event::Pod(pod(0, 0, 1, true));

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use carrick_proto::{Greeting, NodeReport, Number, PROTOCOL};
 
 use crate::hub::Hub;
-use crate::index::Index;
+use crate::index::{Index, Listed, PolicyKind};
 use crate::objects::{Event, NodeObject, PodObject};
 
 use super::harness::*;
@@ -126,6 +126,9 @@ async fn five_thousand_nodes() {
         Event::Nodes(nodes),
         Event::Pods(pods),
         Event::Infos(vec![]),
+        Event::Namespaces(vec![]),
+        Event::Policies(PolicyKind::NetworkPolicy, vec![]),
+        Event::Policies(PolicyKind::ClusterNetworkPolicy, vec![]),
     ]);
     println!(
         "{NODES} nodes and {} pods taken in: {:?}",
@@ -147,7 +150,8 @@ async fn five_thousand_nodes() {
             released: vec![],
             report: NodeReport::default(),
         };
-        let opened = hub.open(&greeting).unwrap();
+        let session = hub.open(&greeting).unwrap();
+        let opened = hub.resume(session, &greeting).unwrap();
         assert_eq!(opened.resumption.lacking.changed.len(), NODES + PODS);
         first.get_or_insert(opened);
     }
@@ -172,7 +176,8 @@ async fn five_thousand_nodes() {
         report: NodeReport::default(),
     };
     let clock = std::time::Instant::now();
-    let resumed = hub.open(&greeting).unwrap();
+    let session = hub.open(&greeting).unwrap();
+    let resumed = hub.resume(session, &greeting).unwrap();
     println!(
         "a resumption that finds nothing to send: {:?}",
         clock.elapsed()
@@ -181,6 +186,8 @@ async fn five_thousand_nodes() {
 
     let clock = std::time::Instant::now();
     hub.apply(vec![Event::Pod(pod("one-more", "node-0"))]);
+    let withheld = hub.withheld("default");
+    assert!(hub.vouch("default", &Listed::default(), &withheld));
     let work = hub.work(&resumed.session).unwrap();
     println!("one more pod, to its agent's delta: {:?}", clock.elapsed());
     assert_eq!(

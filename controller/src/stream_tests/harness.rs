@@ -6,12 +6,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use carrick_k8s::health::Health;
+use carrick_policy::{GroupKey, Members};
 use carrick_proto::v1::distribution_client::DistributionClient;
 use carrick_proto::v1::distribution_server::DistributionServer;
 use carrick_proto::v1::{self, agent_message, controller_message};
 use carrick_proto::{
-    AddressChange, Delta, Entry, Freed, Greeting, Key, NodeName, NodeReport, Number, PROTOCOL,
-    PodHolding, PodUid, Realized, Release,
+    AddressChange, Body, Delta, Entry, Freed, Greeting, GroupDifference, GroupFacts, Key, NodeName,
+    NodeReport, Number, PROTOCOL, PodHolding, PodUid, Realized, Release,
 };
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
@@ -22,6 +23,7 @@ use tokio_util::task::TaskTracker;
 use tonic::transport::Channel;
 use tonic::{Status, Streaming};
 
+use crate::barrier::Barrier;
 use crate::fake::FakeCluster;
 use crate::hub::Hub;
 use crate::index::{Index, PolicyKind};
@@ -119,6 +121,12 @@ impl Replica {
             Event::Policies(PolicyKind::NetworkPolicy, vec![]),
             Event::Policies(PolicyKind::ClusterNetworkPolicy, vec![]),
         ]);
+        let barrier = Barrier {
+            hub: Arc::clone(&hub),
+            cluster: Arc::clone(&cluster),
+            reign: reign.clone(),
+        };
+        tokio::spawn(barrier.run(stop.clone()));
         let service = Service::new(
             Arc::clone(&hub),
             Arc::clone(&cluster),
@@ -304,6 +312,9 @@ impl Agent {
                 for key in delta.removed {
                     self.held.remove(&key);
                 }
+                for difference in delta.groups {
+                    self.take(difference);
+                }
                 let realized = Realized {
                     number: self.number,
                     error: None,
@@ -328,6 +339,46 @@ impl Agent {
             }
         }
         Ok(())
+    }
+
+    fn take(&mut self, difference: GroupDifference) {
+        let group = difference.group;
+        let mut members = self.members(&group);
+        for member in &difference.removed {
+            members.remove(member);
+        }
+        members.extend(difference.added);
+        let entry = Entry::new(Body::Group(GroupFacts { group, members }));
+        assert_eq!(entry.hash(), difference.hash);
+        self.held.insert(Key::Group(group), entry);
+    }
+
+    /// Members of a group it holds.
+    pub(super) fn members(&self, group: &GroupKey) -> Members {
+        match self.held.get(&Key::Group(*group)).map(Entry::body) {
+            Some(Body::Group(facts)) => facts.members.clone(),
+            _ => Members::new(),
+        }
+    }
+
+    /// Members of all groups it holds.
+    pub(super) fn members_by_key(&self) -> BTreeMap<Key, Members> {
+        let groups = self.held.keys().filter_map(|key| match key {
+            Key::Group(group) => Some((key.clone(), self.members(group))),
+            _ => None,
+        });
+        groups.collect()
+    }
+
+    /// Whether any group it holds names the address.
+    pub(super) fn names(&self, address: &str) -> bool {
+        let address: std::net::IpAddr = address.parse().unwrap();
+        let groups = self.held.keys().filter_map(|key| match key {
+            Key::Group(group) => Some(group),
+            _ => None,
+        });
+        let mut members = groups.flat_map(|group| self.members(group));
+        members.any(|((_, of), _)| of == address)
     }
 
     /// Takes messages until `done`.

@@ -1,11 +1,14 @@
 //! What ends a stream or never opens one.
 
+use carrick_policy::parse_network_policy_json;
 use carrick_proto::v1::{self, agent_message};
-use carrick_proto::{Key, Number};
+use carrick_proto::{Key, Number, limits};
+use serde_json::json;
 use tokio::time::{Instant, timeout};
 use tonic::Code;
 
-use crate::objects::{Event, NodeObject};
+use crate::index::{PolicyKind, ResourceVersion};
+use crate::objects::{Event, NodeObject, PolicyObject};
 
 use super::harness::*;
 
@@ -161,4 +164,47 @@ async fn an_agent_with_a_higher_number_is_served_by_a_higher_epoch_only() {
     replica.lead(8);
     agent.until(|agent| agent.complete).await;
     assert_eq!(agent.number.epoch(), 8);
+}
+
+/// One policy for all pods that are not called `l=v<i>`: every one selects by words of its own.
+fn policy_of_its_own(i: usize) -> PolicyObject {
+    let object = json!({
+        "metadata": {"name": format!("p{i}"), "namespace": "default", "uid": format!("p{i}")},
+        "spec": {"podSelector": {"matchExpressions": [
+            {"key": "l", "operator": "NotIn", "values": [format!("v{i}")]},
+        ]}},
+    });
+    let policy = parse_network_policy_json(&object).unwrap().policy;
+    PolicyObject {
+        name: policy.name.clone(),
+        policy: Some(policy),
+        version: ResourceVersion::default(),
+    }
+}
+
+#[tokio::test]
+async fn an_agent_is_told_why_it_is_not_told_more_than_it_takes() {
+    let leader = Replica::leader(1, &[node("a", 1)], &[pod("u1", "a")]).await;
+    let many: Vec<PolicyObject> = (0..=limits::GROUPS).map(policy_of_its_own).collect();
+    leader
+        .see(Event::Policies(PolicyKind::NetworkPolicy, many))
+        .await;
+    let known = || leader.hub.figures().policies > limits::GROUPS;
+    eventually("all are known", known).await;
+    let mut agent = Agent::new("a");
+    agent.open(leader.address).await.unwrap();
+    let End::Status(status) = agent.drained().await else {
+        panic!("it was told more than it takes");
+    };
+    assert_eq!(status.code(), tonic::Code::ResourceExhausted);
+    let expected = format!("{} sets of policies are for one pod", limits::GROUPS + 1);
+    assert!(status.message().contains(&expected), "{status}");
+    assert_eq!(leader.hub.figures().connected, 0);
+
+    // One fewer is taken.
+    let gone = policy_of_its_own(0).name;
+    leader.see(Event::PolicyGone(gone)).await;
+    let fewer = || leader.hub.figures().policies == limits::GROUPS;
+    eventually("one is gone", fewer).await;
+    agent.connect(leader.address).await;
 }

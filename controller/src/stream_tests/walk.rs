@@ -1,7 +1,7 @@
 //! The walk-throughs.
 
 use carrick_proto::v1::agent_message;
-use carrick_proto::{NodeReport, PodUid};
+use carrick_proto::{Key, NodeReport, PodUid};
 
 use crate::objects::{Event, NodeObject};
 
@@ -189,10 +189,9 @@ async fn without_the_api_server_nothing_doubtful_is_taken_away() {
     second.cluster.away(true);
     agent.connect(second.address).await;
     eventually("the look has failed", || second.cluster.lists() > 0).await;
-    second.see(Event::Pod(pod("u2", "a"))).await;
-    agent
-        .until(|agent| agent.held.contains_key(&pod_key("u2")))
-        .await;
+    second.see(Event::Node(node("b", 2))).await;
+    let route = Key::Route(name("b"));
+    agent.until(|agent| agent.held.contains_key(&route)).await;
     assert!(agent.held.contains_key(&pod_key("u1")));
 }
 

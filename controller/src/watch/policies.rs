@@ -4,7 +4,7 @@
 //! generation of the object. The CRD of ClusterNetworkPolicy may come and go: it is asked for now
 //! and then, and while it is not served there are none.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use carrick_policy::cluster_network_policy::{GROUP, KIND, PLURAL, VERSION};
@@ -25,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use super::{Listing, Pass, config, consume, run};
-use crate::index::PolicyKind;
+use crate::index::{PolicyKind, ResourceVersion};
 use crate::objects::{Event, PolicyObject};
 
 /// How often it is asked whether ClusterNetworkPolicies are served, while they are not.
@@ -33,11 +33,15 @@ const ASK_AGAIN: Duration = Duration::from_secs(10);
 /// How long that question may take.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// UID and generation of an object.
+type Written = (Option<String>, Option<i64>);
+
 /// Logs what is wrong with policies, once for each generation.
 #[derive(Debug, Default)]
 struct Complaints {
     counter: Counter,
-    said: Mutex<HashMap<PolicyName, Option<i64>>>,
+    /// What was said last of each.
+    said: Mutex<HashMap<PolicyName, Written>>,
 }
 
 impl Complaints {
@@ -52,6 +56,21 @@ impl Complaints {
         self.said.lock().remove(name);
     }
 
+    /// Those are all there are.
+    fn keep(&self, all: &[PolicyObject]) {
+        let mut said = self.said.lock();
+        if !said.is_empty() {
+            let names: HashSet<&PolicyName> = all.iter().map(|object| &object.name).collect();
+            said.retain(|name, _| names.contains(name));
+        }
+    }
+
+    fn is_news(&self, name: &PolicyName, meta: &ObjectMeta) -> bool {
+        let now = (meta.uid.clone(), meta.generation);
+        let before = self.said.lock().insert(name.clone(), now.clone());
+        before != Some(now)
+    }
+
     /// The facts of a policy as it was read.
     fn judge(
         &self,
@@ -62,7 +81,7 @@ impl Complaints {
         let sound = matches!(&read, Ok(parsed) if parsed.problems.is_empty());
         if sound {
             self.forget(&name);
-        } else if self.said.lock().insert(name.clone(), meta.generation) != Some(meta.generation) {
+        } else if self.is_news(&name, meta) {
             self.counter.inc();
             match &read {
                 Ok(parsed) => {
@@ -73,8 +92,11 @@ impl Complaints {
                 Err(refused) => warn!(policy = %name, reason = %refused, "a policy is refused"),
             }
         }
-        let policy = read.ok().map(|parsed| parsed.policy);
-        PolicyObject { name, policy }
+        PolicyObject {
+            name,
+            policy: read.ok().map(|parsed| parsed.policy),
+            version: ResourceVersion::of(meta.resource_version.as_deref()),
+        }
     }
 }
 
@@ -108,7 +130,10 @@ pub async fn network_policies(
             complaints.forget(&name);
             Some(Event::PolicyGone(name))
         },
-        all: |all| Event::Policies(PolicyKind::NetworkPolicy, all),
+        all: |all: Vec<PolicyObject>| {
+            complaints.keep(&all);
+            Event::Policies(PolicyKind::NetworkPolicy, all)
+        },
     };
     run(Api::all(client), config(listing), pass, out, stop).await;
 }
@@ -149,7 +174,10 @@ pub async fn cluster_network_policies(
             complaints.forget(&name);
             Some(Event::PolicyGone(name))
         },
-        all: |all| Event::Policies(PolicyKind::ClusterNetworkPolicy, all),
+        all: |all: Vec<PolicyObject>| {
+            complaints.keep(&all);
+            Event::Policies(PolicyKind::ClusterNetworkPolicy, all)
+        },
     };
     loop {
         match served(&api).await {
@@ -233,6 +261,24 @@ mod tests {
             assert_eq!(cluster(&spec, &complaints).policy, None, "{spec}");
         }
         assert_eq!(complaints.counter.get(), 1);
+        complaints.keep(&[]);
+        assert!(complaints.said.lock().is_empty());
+    }
+
+    #[test]
+    fn a_policy_that_is_made_again_is_complained_of_again() {
+        let complaints = Complaints::default();
+        let name = PolicyName::cluster("p");
+        for (uid, expected) in [("one", 1), ("one", 1), ("other", 2)] {
+            let meta = ObjectMeta {
+                uid: Some(uid.to_owned()),
+                generation: Some(1),
+                ..ObjectMeta::default()
+            };
+            let read = parse_cluster_network_policy_json(&json!({"metadata": {"name": "p"}}));
+            complaints.judge(name.clone(), &meta, read);
+            assert_eq!(complaints.counter.get(), expected, "{uid}");
+        }
     }
 
     #[test]

@@ -251,6 +251,7 @@ impl Index {
             Event::Node(node) => self.node_is(node),
             Event::NodeGone(name) => self.node_gone(&name),
             Event::Pod(pod) => self.pod_is(pod),
+            Event::PodAddresses(uid, addresses) => self.pod_addresses(&uid, addresses),
             Event::PodGone(uid) => self.pod_gone(&uid),
             Event::Policy(policy) => self.policy_is(policy),
             Event::PolicyGone(name) => self.policy_gone(&name),

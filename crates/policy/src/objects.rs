@@ -64,6 +64,8 @@ pub enum Event {
     NodeGone(Arc<str>),
     /// A Pod is there or has changed.
     Pod(Pod),
+    /// The Pod of this UID, if it is known, has these addresses.
+    PodAddresses(Arc<str>, Vec<IpAddr>),
     /// The Pod of this UID is gone, done or bound to no node.
     PodGone(Arc<str>),
     /// A policy is there or has changed.

@@ -12,7 +12,7 @@ use sha2::{Digest, Sha256};
 use crate::group::{GroupDifference, GroupHash};
 use crate::invalid::{Invalid, at_most};
 use crate::key::{Key, NodeName, PodUid};
-use crate::limits;
+use crate::limits::{self, TooMany};
 use crate::net::{parse_addresses, parse_cidrs};
 use crate::number::Number;
 use crate::policy;
@@ -258,6 +258,22 @@ pub struct Entry {
 }
 
 impl Entry {
+    /// Whether an agent takes a record of this size. The limits are far beyond what a cluster can
+    /// have that is served well; who is beyond them is told so instead of sending what is refused.
+    pub fn fits(&self) -> Result<(), TooMany> {
+        match &self.body {
+            Body::Pod(pod) => {
+                let what = "sets of policies are for one pod";
+                TooMany::check(what, pod.groups.len(), limits::GROUPS)
+            }
+            Body::Group(group) => {
+                let what = "addresses are members of one group";
+                TooMany::check(what, group.members.len(), limits::MEMBERS)
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// A record with this body.
     #[must_use]
     pub fn new(body: Body) -> Self {

@@ -1,8 +1,11 @@
 //! Sizes both sides hold to. What is larger is refused before it is stored.
 
-/// Largest gRPC message in bytes. A first batch of 5,000 routes of about 200 bytes and a `Hello`
-/// that names as many records are near 1 MiB; this leaves room and still bounds a hostile peer.
+/// Largest gRPC message of an agent in bytes. A `Hello` that names 5,000 routes and as many other
+/// records is near 1 MiB; this leaves room and still bounds a hostile peer.
 pub const MESSAGE_BYTES: usize = 16 * 1024 * 1024;
+/// Largest gRPC message of the controller in bytes: a group of [`MEMBERS`] of about 100 bytes is one
+/// record, and a record is never split.
+pub const ANSWER_BYTES: usize = 64 * 1024 * 1024;
 /// A first batch is split when its records exceed this many encoded bytes.
 pub const BATCH_BYTES: usize = 4 * 1024 * 1024;
 /// Records one agent may hold or one batch may carry or remove.
@@ -39,6 +42,29 @@ pub const PORTS: usize = 65_536;
 pub const VERSION: usize = 128;
 /// Bytes of an error or problem text; longer ones are cut, not refused.
 pub const TEXT: usize = 2048;
+
+/// More of something than the other side takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("{count} {what}, and an agent takes {most}")]
+pub struct TooMany {
+    /// Of what.
+    pub what: &'static str,
+    /// How many there are.
+    pub count: usize,
+    /// How many there may be.
+    pub most: usize,
+}
+
+impl TooMany {
+    /// Whether there are at most `most`.
+    pub fn check(what: &'static str, count: usize, most: usize) -> Result<(), Self> {
+        if count <= most {
+            Ok(())
+        } else {
+            Err(Self { what, count, most })
+        }
+    }
+}
 
 /// Cuts `text` to [`TEXT`] bytes at a character boundary.
 #[must_use]

@@ -54,6 +54,18 @@ impl Index {
         }
     }
 
+    pub(super) fn pod_addresses(&mut self, uid: &str, list: Vec<IpAddr>) {
+        let Some(id) = self.pod_ids.get(uid).copied() else {
+            return;
+        };
+        let addresses = addresses(list);
+        if self.pods[id].addresses != addresses {
+            self.note_pod(id, true);
+            self.pods[id].addresses = addresses;
+            self.note_pod(id, false);
+        }
+    }
+
     pub(super) fn pod_gone(&mut self, uid: &str) {
         if let Some(id) = self.pod_ids.get(uid).copied() {
             self.remove_pod(id);
