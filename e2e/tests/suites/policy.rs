@@ -18,6 +18,7 @@ pub fn tests() -> Vec<Test> {
         ("a_denied_pod_is_closed_and_opens_again", ingress),
         ("pods_may_leave_only_where_they_are_allowed", egress),
         ("labels_are_followed", labels),
+        ("a_pod_meets_a_policy_made_just_before_it", just_before),
         ("policies_outlive_their_agent", killed_agent),
     ]
 }
@@ -202,6 +203,55 @@ fn labels(bed: &Bed) -> Result<()> {
     label(&["pod", "-n", namespace, "server", "role=none"])?;
     reaches(bed, far, server, true)?;
     remove(bed, namespace, "friends")
+}
+
+/// Its first act is to connect, for as long as nobody must answer; it fails where nobody did.
+fn connecting(bed: &Bed, namespace: &str, name: &str, to: IpAddr) -> Value {
+    let to = format!("{}:{TCP_PORT}", bracket(to));
+    let mut pod = pod::manifest(bed, namespace, name, bed.node_name(1));
+    pod["metadata"]["labels"]["app"] = json!(name);
+    pod["spec"]["restartPolicy"] = json!("Never");
+    let timeout = format!("--timeout={}s", CLOSED.as_secs());
+    pod["spec"]["containers"][0]["args"] = json!(["connect", timeout, to]);
+    pod
+}
+
+/// The policy is created, and the pod by the next request: its packets are judged from the first.
+fn just_before(bed: &Bed) -> Result<()> {
+    const ROUNDS: usize = 8;
+    let namespace = &bed.namespace(SUITE)?;
+    let server = Pod::create(bed, namespace, "server", bed.node_name(0))?;
+    let to = server.addresses[0];
+    let mut objects = vec![connecting(bed, namespace, "free", to)];
+    for round in 0..ROUNDS {
+        let name = format!("closed-{round}");
+        objects.push(json!({
+            "apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy",
+            "metadata": {"namespace": namespace, "name": name},
+            "spec": {"podSelector": {"matchLabels": {"app": name}}, "policyTypes": ["Egress"]},
+        }));
+        objects.push(connecting(bed, namespace, &name, to));
+    }
+    bed.apply(&json!({"apiVersion": "v1", "kind": "List", "items": objects}))?;
+    let phase = |name: &str| -> Result<String> {
+        let mut phase = String::new();
+        let what = format!("pod {name} to end");
+        wait::until(&what, Duration::from_secs(90), || {
+            let pod = bed.get("pod", Some(namespace), name)?;
+            phase = pod["status"]["phase"]
+                .as_str()
+                .unwrap_or_default()
+                .to_owned();
+            Ok(phase == "Succeeded" || phase == "Failed")
+        })?;
+        Ok(phase)
+    };
+    ensure!(phase("free")? == "Succeeded", "no policy is for it");
+    for round in 0..ROUNDS {
+        let name = format!("closed-{round}");
+        ensure!(phase(&name)? == "Failed", "{name} met an open port");
+    }
+    Ok(())
 }
 
 fn killed_agent(bed: &Bed) -> Result<()> {
