@@ -24,6 +24,7 @@ use tracing::{error, info};
 
 use crate::ipam::PodRef;
 use crate::node::Node;
+use crate::policy::view::Query as PolicyQuery;
 use crate::services::explain::{Refusal, Surroundings};
 use crate::services::view::Query as ServiceQuery;
 
@@ -40,6 +41,7 @@ pub fn routes(node: Arc<Node>) -> Router {
         .route("/v1/flows", get(flows))
         .route("/v1/services", get(services))
         .route("/v1/services/explain", get(explain))
+        .route("/v1/policies/explain", get(judge))
         .route("/v1/policies", get(policies))
         .route("/v1/config", get(config))
         .with_state(node)
@@ -201,10 +203,34 @@ struct AskedPolicy {
 /// Policies for this node's pods, and what they have in the switch.
 async fn policies(State(node): State<Arc<Node>>, Query(asked): Query<AskedPolicy>) -> Response {
     let (reply, answer) = oneshot::channel();
-    let query = crate::policy::view::Query {
+    let query = PolicyQuery::Policies {
         policy: asked.policy,
         reply,
     };
+    match answered(&node.policy_queries, query, answer).await {
+        Ok(answer) => Json(answer).into_response(),
+        Err(response) => response,
+    }
+}
+
+/// What becomes of a connection to or from a pod of this node, and which rule says so.
+async fn judge(
+    State(node): State<Arc<Node>>,
+    Query(asked): Query<crate::policy::explain::Asked>,
+) -> Response {
+    let known = surroundings(&node);
+    let question = match asked.question(known.pods, known.own.into_iter().collect()) {
+        Ok(question) => question,
+        Err(refusal) => {
+            let status = match refusal {
+                crate::policy::explain::Refusal::NoPod(_) => StatusCode::NOT_FOUND,
+                _ => StatusCode::BAD_REQUEST,
+            };
+            return (status, format!("{refusal}\n")).into_response();
+        }
+    };
+    let (reply, answer) = oneshot::channel();
+    let query = PolicyQuery::Explain { question, reply };
     match answered(&node.policy_queries, query, answer).await {
         Ok(answer) => Json(answer).into_response(),
         Err(response) => response,

@@ -4,7 +4,7 @@
 //! ```text
 //! records ──NodeUpdate──▶ Enforcer (carrick_datapath) ──changes──▶ the bundle that opens and closes ports
 //! open ports ────────────▶    │
-//!                             └──▶ lines of the saved commit, a condition, /v1/policies
+//!                             └──▶ lines of the saved commit, a condition, /v1/policies, /v1/policies/explain
 //! ```
 //!
 //! Invariant: no policy, no packets. Policy's changes are in the bundle that opens and closes pods' ports, so the
@@ -13,6 +13,7 @@
 //! they are, and only ports are open that were open before.
 
 pub(crate) mod driver;
+pub mod explain;
 pub mod view;
 
 #[cfg(test)]

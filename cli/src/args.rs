@@ -52,11 +52,12 @@ pub enum Command {
     /// `carrickctl get services --node worker-1 kube-system/kube-dns` with backends;
     /// `carrickctl get rules --node worker-1 default/deny-all`.
     Get(get::Args),
-    /// Explain where a packet to a Service goes on a node, and why.
+    /// Explain where a packet to a Service goes, or which policies let a connection pass.
     ///
-    /// Which Service it meets, what translates it, which traffic policy counts, which endpoints may get
-    /// it and why each other one may not, and the source address they see. The node's agent is asked,
-    /// as with inspect; it sends no packet.
+    /// With --node: which Service it meets, what translates it, which traffic policy counts, which
+    /// endpoints may get it and why each other one may not, and the source address they see. With two
+    /// places: which rule of which policy accepts or denies the connection, as it leaves the one and
+    /// enters the other. The agents are asked, as with inspect; they send no packet.
     #[command(after_help = explain::EXAMPLES)]
     Explain(explain::Args),
     /// Show what one node's agent holds, asked of the agent itself.

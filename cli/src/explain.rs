@@ -1,5 +1,7 @@
 //! `carrickctl explain`: what becomes of a packet to a Service, as a node's agent tells it
-//! (`/v1/services/explain`).
+//! (`/v1/services/explain`), or of a connection between two places ([`policy`]).
+
+mod policy;
 
 use std::fmt::Write as _;
 use std::net::{IpAddr, SocketAddr};
@@ -21,22 +23,31 @@ pub const EXAMPLES: &str = "Examples:
   carrickctl explain --node worker-1 kube-system/kube-dns:dns
   carrickctl explain --node worker-1 10.96.0.10:53/udp --from 10.244.1.7
   carrickctl explain --node worker-1 '[fd00:96::a]:80' --from host
-  carrickctl explain --node worker-1 192.0.2.80:443 --from outside -o json";
+  carrickctl explain --node worker-1 192.0.2.80:443 --from outside -o json
+  carrickctl explain shop/web-7d4 shop/db-0 --port 5432
+  carrickctl explain 203.0.113.9 shop/web-7d4 --port 53/udp";
 
 /// Arguments of `carrickctl explain`.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Args {
-    /// ADDRESS:PORT[/PROTOCOL] (IPv6 in brackets, tcp if not said), or
+    /// With --node: ADDRESS:PORT[/PROTOCOL] (IPv6 in brackets, tcp if not said), or
     /// NAMESPACE/SERVICE[:PORT-NAME-OR-NUMBER]: its cluster IPs, for clients outside its other
-    /// addresses.
-    pub destination: Destination,
-    /// The node whose agent is asked: the one that the client's packet meets first.
-    #[arg(long, value_name = "NODE")]
-    pub node: String,
-    /// Who sends: pod (of that node), host, outside, or the client's address, which source ranges
-    /// may ask for.
-    #[arg(long, value_name = "CLIENT", default_value = "pod")]
-    pub from: From,
+    /// addresses. With a second place: who connects, NAMESPACE/POD or an address.
+    #[arg(value_name = "PLACE")]
+    pub place: String,
+    /// Whom it connects to, NAMESPACE/POD or an address: policies at both ends are asked.
+    #[arg(value_name = "TO", conflicts_with_all = ["node", "from"])]
+    pub to: Option<policy::End>,
+    /// The port it connects to, NUMBER[/PROTOCOL]; without it a protocol that has none, as ICMP.
+    #[arg(long, value_name = "PORT", requires = "to")]
+    pub port: Option<policy::Port>,
+    /// The node whose agent is asked about a Service: the one that the client's packet meets first.
+    #[arg(long, value_name = "NODE", required_unless_present = "to")]
+    pub node: Option<String>,
+    /// Who sends to a Service: pod (of that node), host, outside, or the client's address, which
+    /// source ranges may ask for [default: pod].
+    #[arg(long, value_name = "CLIENT")]
+    pub from: Option<From>,
     /// How to print.
     #[arg(long, short, value_enum, default_value_t)]
     pub output: Format,
@@ -159,8 +170,14 @@ fn path(to: &Destination, from: From) -> String {
 /// # Errors
 /// The agent cannot be asked, or the answer not printed.
 pub async fn run(cluster: &Cluster, args: &Args) -> anyhow::Result<Exit> {
-    let path = path(&args.destination, args.from);
-    let value = nodeapi::get(cluster, &args.node, &path).await?;
+    if let Some(to) = &args.to {
+        return policy::run(cluster, &args.place, to, args.port, args.output).await;
+    }
+    let destination: Destination = args.place.parse()?;
+    let path = path(&destination, args.from.unwrap_or(From::Pod));
+    // Without it there is a second place: clap says so.
+    let node = args.node.as_deref().unwrap_or_default();
+    let value = nodeapi::get(cluster, node, &path).await?;
     let answer: Answer = serde_json::from_value(value).map_err(|error| {
         anyhow::anyhow!("the agent is of another version than this carrickctl: {error}")
     })?;

@@ -191,8 +191,14 @@ pub fn tcp(to: IpAddr) -> String {
 
 /// Script: an echo over UDP by agnhost. It ends with the answer: UDP itself has no end to wait for.
 pub fn udp(to: IpAddr) -> String {
+    udp_within(to, Duration::from_secs(10))
+}
+
+/// The same for an answer within `patience`.
+pub fn udp_within(to: IpAddr, patience: Duration) -> String {
+    let patience = patience.as_secs();
     format!(
         "exec 3<>/dev/udp/{to}/{UDP_PORT} && printf 'echo carrick' >&3 \
-         && answer=$(timeout 10 dd bs=64 count=1 status=none <&3) && [ \"$answer\" = carrick ]"
+         && answer=$(timeout {patience} dd bs=64 count=1 status=none <&3) && [ \"$answer\" = carrick ]"
     )
 }

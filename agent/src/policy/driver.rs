@@ -15,6 +15,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
+use super::explain::explain;
 use super::view::{Query, answer};
 use crate::flows::FlowDriver;
 use crate::records::{Committed, RecordStore};
@@ -205,9 +206,14 @@ impl PolicyDriver {
     /// Answers it.
     pub(crate) fn answer(&self, query: Query) {
         // Who asked may have gone.
-        let _ = query
-            .reply
-            .send(answer(&self.enforcer, self.whole, query.policy.as_deref()));
+        match query {
+            Query::Policies { policy, reply } => {
+                let _ = reply.send(answer(&self.enforcer, self.whole, policy.as_deref()));
+            }
+            Query::Explain { question, reply } => {
+                let _ = reply.send(explain(&self.enforcer, &question));
+            }
+        }
     }
 
     /// How many policies are known.

@@ -8,16 +8,28 @@ use carrick_policy::{Action, Direction, PolicyName, Tier};
 use serde::Serialize;
 use tokio::sync::oneshot;
 
+use super::explain;
+
 /// Questions that may wait for the programmer.
 pub const QUERIES: usize = 16;
 
 /// A question of the read API.
 #[derive(Debug)]
-pub struct Query {
-    /// One policy, as it is named in the answer; all without.
-    pub policy: Option<String>,
-    /// The answer.
-    pub reply: oneshot::Sender<Answer>,
+pub enum Query {
+    /// Policies and what they have in the switch.
+    Policies {
+        /// One policy, as it is named in the answer; all without.
+        policy: Option<String>,
+        /// The answer.
+        reply: oneshot::Sender<Answer>,
+    },
+    /// What becomes of a connection.
+    Explain {
+        /// Which.
+        question: explain::Question,
+        /// The answer.
+        reply: oneshot::Sender<explain::Answer>,
+    },
 }
 
 /// Policies of this node's pods.
@@ -106,10 +118,6 @@ pub(super) fn answer(enforcer: &Enforcer, complete: bool, asked: Option<&str>) -
 }
 
 fn rule(part: &EnforcedPart<'_>, flows: &BTreeMap<u32, usize>) -> RuleView {
-    let cookie = CookieParts {
-        kind: Kind::PolicyRule,
-        object: part.id,
-    };
     RuleView {
         direction: match part.direction {
             Direction::Ingress => "Ingress",
@@ -126,12 +134,19 @@ fn rule(part: &EnforcedPart<'_>, flows: &BTreeMap<u32, usize>) -> RuleView {
         },
         table: part.table.name(),
         priority: part.priority,
-        cookie: format!("{:#018x}", cookie.to_bits()),
+        cookie: cookie(part.id),
         flows: flows.get(&part.id).copied().unwrap_or_default(),
     }
 }
 
-fn shown_name(name: &PolicyName) -> String {
+/// The cookie of flows with this id.
+pub(super) fn cookie(object: u32) -> String {
+    let kind = Kind::PolicyRule;
+    format!("{:#018x}", CookieParts { kind, object }.to_bits())
+}
+
+/// `NAMESPACE/NAME`, of a ClusterNetworkPolicy its `NAME`.
+pub(super) fn shown_name(name: &PolicyName) -> String {
     match name.namespace() {
         Some(namespace) => format!("{namespace}/{}", name.name()),
         None => name.name().to_owned(),

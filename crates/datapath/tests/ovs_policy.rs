@@ -25,7 +25,7 @@ use carrick_testkit::ovs::{Datapath, Ovs};
 use proptest::strategy::{Strategy as _, ValueTree as _};
 use proptest::test_runner::TestRunner;
 use serde_json::{Deserializer, Value, json};
-use support::policy::{connected, whole};
+use support::policy::{connected, judged, whole};
 use support::policy_world::generate::{PODS, probes, world};
 use support::policy_world::reference::{Names, Probe, may_enter, may_leave};
 use support::policy_world::world::World;
@@ -115,7 +115,7 @@ impl Control {
 }
 
 /// Every connection of random clusters, at the nodes of both ends. How many verdicts.
-fn judged(clusters: usize) -> usize {
+fn traced(clusters: usize) -> usize {
     let ovs = Ovs::start().unwrap();
     ovs.add_bridge("br-int", Datapath::under_test()).unwrap();
     ovs.vsctl(&[
@@ -169,9 +169,9 @@ fn judged(clusters: usize) -> usize {
                     (Direction::Ingress, probe.destination),
                 ] {
                     let here = pods
-                        .values()
-                        .find(|pod| pod.addresses.iter().any(|ip| ip == at));
-                    let Some(pod) = here else { continue };
+                        .iter()
+                        .find(|(_, pod)| pod.addresses.iter().any(|ip| ip == at));
+                    let Some((uid, pod)) = here else { continue };
                     // The flows know of no names yet.
                     let expected = match direction {
                         Direction::Egress => may_leave(&world, &Names::new(), probe),
@@ -182,6 +182,9 @@ fn judged(clusters: usize) -> usize {
                         passes, expected,
                         "{direction} of {probe:?} in {world:#?}\n{flows}"
                     );
+                    // What a person is told comes from the same state.
+                    let explained = judged(&world, &name, enforcer.state(), uid, direction, probe);
+                    assert_eq!(passes, explained.accepted, "{explained:?}\n{flows}");
                     verdicts += 1;
                 }
             }
@@ -192,13 +195,13 @@ fn judged(clusters: usize) -> usize {
 
 #[test]
 fn traces_say_what_the_documents_say() {
-    let verdicts = judged(12);
+    let verdicts = traced(12);
     assert!(verdicts > 10_000, "{verdicts}");
 }
 
 #[test]
 #[ignore = "takes long: cargo test -p carrick-datapath --test ovs_policy -- --ignored"]
 fn traces_of_two_thousand_clusters_say_what_the_documents_say() {
-    let verdicts = judged(2000);
+    let verdicts = traced(2000);
     assert!(verdicts > 1_000_000, "{verdicts}");
 }

@@ -93,6 +93,22 @@ fn host_reaches(bed: &Bed, server: &Pod) -> Result<()> {
     Ok(())
 }
 
+/// What carrickctl says of a connection to the server's TCP port is what happens to it.
+fn explained(bed: &Bed, from: &Pod, to: &Pod, passes: bool, why: &str) -> Result<()> {
+    let name = |pod: &Pod| format!("{}/{}", pod.namespace, pod.name);
+    let port = TCP_PORT.to_string();
+    let words = ["explain", &name(from), &name(to), "--port", &port];
+    let shown = bed.carrickctl(&words)?;
+    let outcome = if passes { "passes" } else { "is dropped" };
+    ensure!(
+        shown.contains(why) && shown.contains(&format!("a new connection {outcome}")),
+        "{} to {}: {shown}",
+        from.name,
+        to.name
+    );
+    Ok(())
+}
+
 fn ingress(bed: &Bed) -> Result<()> {
     let three = three(bed)?;
     let Three {
@@ -110,12 +126,16 @@ fn ingress(bed: &Bed) -> Result<()> {
     for client in [near, far] {
         reaches(bed, client, server, false)?;
         for address in &server.addresses {
-            ensure!(client.run(bed, &pod::udp(*address)).is_err(), "UDP passed");
+            let udp = pod::udp_within(*address, CLOSED);
+            ensure!(client.run(bed, &udp).is_err(), "UDP passed");
         }
         // It is isolated for what comes, and not for what it begins.
         reaches(bed, server, client, true)?;
     }
     host_reaches(bed, server)?;
+    explained(bed, near, server, false, "closed")?;
+    explained(bed, far, server, false, "closed")?;
+    explained(bed, server, far, true, "no policy says otherwise")?;
     // Another policy adds to it: one port for clients.
     let open = json!({"podSelector": selector, "ingress": [{
         "from": [{"podSelector": {"matchLabels": {"role": "client"}}}],
@@ -125,9 +145,11 @@ fn ingress(bed: &Bed) -> Result<()> {
     for client in [near, far] {
         reaches(bed, client, server, true)?;
         for address in &server.addresses {
-            ensure!(client.run(bed, &pod::udp(*address)).is_err(), "UDP passed");
+            let udp = pod::udp_within(*address, CLOSED);
+            ensure!(client.run(bed, &udp).is_err(), "UDP passed");
         }
     }
+    explained(bed, far, server, true, "ingress[0]")?;
     remove(bed, namespace, "open")?;
     reaches(bed, far, server, false)?;
     remove(bed, namespace, "closed")?;
