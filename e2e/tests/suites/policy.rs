@@ -260,10 +260,8 @@ fn just_before(bed: &Bed) -> Result<()> {
         let what = format!("pod {name} to end");
         wait::until(&what, Duration::from_secs(90), || {
             let pod = bed.get("pod", Some(namespace), name)?;
-            phase = pod["status"]["phase"]
-                .as_str()
-                .unwrap_or_default()
-                .to_owned();
+            let now = pod["status"]["phase"].as_str();
+            now.unwrap_or_default().clone_into(&mut phase);
             Ok(phase == "Succeeded" || phase == "Failed")
         })?;
         Ok(phase)
