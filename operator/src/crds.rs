@@ -1,7 +1,9 @@
-//! Our own CRDs: applied at start, only forward.
+//! CRDs: our own, applied at start, only forward; and one of others, where nobody else brought it.
 //!
 //! The chart's `crds/` serves the first install; Helm never updates them. An operator that is
 //! older than the CRDs leaves them alone.
+
+pub mod cluster_network_policy;
 
 use std::time::Duration;
 
@@ -34,6 +36,15 @@ pub enum CrdsError {
         #[source]
         source: CallError,
     },
+    /// The types make no schema.
+    #[error("the CustomResourceDefinition {name} cannot be made of its types")]
+    Schema {
+        /// Which CRD.
+        name: &'static str,
+        /// Why.
+        #[source]
+        source: serde_json::Error,
+    },
     /// The API server does not serve it.
     #[error("the API server does not serve {name} {} s after it was applied", ESTABLISH_TIMEOUT.as_secs())]
     NotServed {
@@ -55,38 +66,69 @@ fn is_newer(existing: &CustomResourceDefinition) -> bool {
 pub async fn apply(client: &Client) -> Result<(), CrdsError> {
     let api: Api<CustomResourceDefinition> = Api::all(client.clone());
     for crd in carrick_api::crds() {
-        let name = crd.name_any();
-        let failed = |verb| {
-            let name = name.clone();
-            move |source| CrdsError::Request { verb, name, source }
-        };
-        let existing = timely("get", REQUEST_TIMEOUT, api.get_opt(&name))
-            .await
-            .map_err(failed("read"))?;
-        if existing.as_ref().is_some_and(is_newer) {
-            warn!(crd = name, "a newer version's CRD is served; it stays");
-            continue;
-        }
-        let params = PatchParams::apply(OPERATOR_FIELD_MANAGER).force();
-        let applied = timely(
-            "apply",
-            REQUEST_TIMEOUT,
-            api.patch(&name, &params, &Patch::Apply(&crd)),
-        )
+        bring(&api, crd, |_| true).await?;
+    }
+    Ok(())
+}
+
+/// Brings the CRD of ClusterNetworkPolicy where there is none, and keeps it up to date while it
+/// is ours.
+pub async fn offer(client: &Client) -> Result<(), CrdsError> {
+    let name = cluster_network_policy::NAME;
+    let mut crd =
+        cluster_network_policy::crd().map_err(|source| CrdsError::Schema { name, source })?;
+    let revision = (CRD_REVISION_ANNOTATION.into(), CRD_REVISION.to_string());
+    crd.metadata
+        .annotations
+        .get_or_insert_default()
+        .extend([revision]);
+    let api = Api::all(client.clone());
+    bring(&api, crd, cluster_network_policy::is_ours).await
+}
+
+/// Brings a CRD forward, unless the one that is there is newer or not for us to touch.
+async fn bring(
+    api: &Api<CustomResourceDefinition>,
+    crd: CustomResourceDefinition,
+    is_ours: impl Fn(&CustomResourceDefinition) -> bool,
+) -> Result<(), CrdsError> {
+    let name = crd.name_any();
+    let failed = |verb| {
+        let name = name.clone();
+        move |source| CrdsError::Request { verb, name, source }
+    };
+    let existing = timely("get", REQUEST_TIMEOUT, api.get_opt(&name))
         .await
-        .map_err(failed("apply"))?;
-        take_over(&api, &crd, &applied)
-            .await
-            .map_err(failed("take over"))?;
-        let before = existing.and_then(|crd| crd.metadata.resource_version);
-        if before != applied.metadata.resource_version {
-            info!(crd = name, revision = CRD_REVISION, "applied");
-        }
-        let served = await_condition(api.clone(), &name, conditions::is_crd_established());
-        match tokio::time::timeout(ESTABLISH_TIMEOUT, served).await {
-            Ok(Ok(_)) => {}
-            Ok(Err(_)) | Err(_) => return Err(CrdsError::NotServed { name }),
-        }
+        .map_err(failed("read"))?;
+    if existing.as_ref().is_some_and(is_newer) {
+        warn!(crd = name, "a newer version's CRD is served; it stays");
+        return Ok(());
+    }
+    if existing.as_ref().is_some_and(|existing| !is_ours(existing)) {
+        info!(crd = name, "somebody else's CRD is served; it stays");
+        return Ok(());
+    }
+    let mut params = PatchParams::apply(OPERATOR_FIELD_MANAGER);
+    // What somebody brings in this moment is not ours.
+    params.force = existing.is_some();
+    let applied = timely(
+        "apply",
+        REQUEST_TIMEOUT,
+        api.patch(&name, &params, &Patch::Apply(&crd)),
+    )
+    .await
+    .map_err(failed("apply"))?;
+    take_over(api, &crd, &applied)
+        .await
+        .map_err(failed("take over"))?;
+    let before = existing.and_then(|crd| crd.metadata.resource_version);
+    if before != applied.metadata.resource_version {
+        info!(crd = name, revision = CRD_REVISION, "applied");
+    }
+    let served = await_condition(api.clone(), &name, conditions::is_crd_established());
+    match tokio::time::timeout(ESTABLISH_TIMEOUT, served).await {
+        Ok(Ok(_)) => {}
+        Ok(Err(_)) | Err(_) => return Err(CrdsError::NotServed { name }),
     }
     Ok(())
 }

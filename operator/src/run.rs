@@ -243,6 +243,25 @@ impl Operator {
         }
     }
 
+    /// ClusterNetworkPolicy is another's API: a cluster that does not take its CRD has a network.
+    fn offer_upstreams_crd(&self, token: &CancellationToken) {
+        let (client, token) = (self.connection.client.clone(), token.clone());
+        tokio::spawn(async move {
+            let mut delay = BACKOFF.0;
+            while let Err(error) = crds::offer(&client).await {
+                warn!(
+                    error = chain(&error),
+                    "the CRD of ClusterNetworkPolicy cannot be applied; trying again"
+                );
+                tokio::select! {
+                    () = token.cancelled() => return,
+                    () = tokio::time::sleep(delay) => {}
+                }
+                delay = (delay * 2).min(BACKOFF.1);
+            }
+        });
+    }
+
     /// Operates. Cancelled by being dropped: every request of it is idempotent.
     async fn lead(&self, token: &CancellationToken) {
         let mut delay = BACKOFF.0;
@@ -254,6 +273,7 @@ impl Operator {
             tokio::time::sleep(delay).await;
             delay = (delay * 2).min(BACKOFF.1);
         }
+        self.offer_upstreams_crd(token);
         let trigger = Arc::new(Trigger::default());
         let watches = Watches::start(
             &self.connection.client,

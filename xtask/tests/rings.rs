@@ -20,7 +20,10 @@ fn allowed() -> BTreeMap<&'static str, &'static [&'static str]> {
         ("carrick-node", &[]),
         ("carrick-k8s", &["carrick-api"]),
         // Components.
-        ("carrick-operator", &["carrick-api", "carrick-k8s"]),
+        (
+            "carrick-operator",
+            &["carrick-api", "carrick-k8s", "carrick-policy"],
+        ),
         (
             "carrick-controller",
             &[

@@ -236,6 +236,7 @@ pub(super) fn explain(enforcer: &Enforcer, question: &Question) -> Answer {
 }
 
 fn judged(enforcer: &Enforcer, judgement: Judgement, answer: Answer) -> Answer {
+    let message = judgement.to_string();
     let Judgement {
         direction,
         accepted,
@@ -253,17 +254,13 @@ fn judged(enforcer: &Enforcer, judgement: Judgement, answer: Answer) -> Answer {
     };
     let answer = Answer {
         accepted,
+        message,
         passed: passed.iter().map(rule_view).collect(),
         ..answer
     };
     match reason {
         Reason::Rule(rule) => Answer {
             reason: "Rule",
-            message: format!(
-                "{} {} it",
-                rule_text(&rule),
-                if accepted { "accepts" } else { "denies" }
-            ),
             cookies: cookies(&rule.policy, Some(rule.position))
                 .into_iter()
                 .collect(),
@@ -274,10 +271,6 @@ fn judged(enforcer: &Enforcer, judgement: Judgement, answer: Answer) -> Answer {
             let policies: Vec<String> = names.iter().map(shown_name).collect();
             Answer {
                 reason: "Isolated",
-                message: format!(
-                    "the pod is isolated by {}, and no rule of a NetworkPolicy accepts it",
-                    policies.join(", ")
-                ),
                 cookies: names.iter().flat_map(|name| cookies(name, None)).collect(),
                 policies,
                 ..answer
@@ -285,17 +278,14 @@ fn judged(enforcer: &Enforcer, judgement: Judgement, answer: Answer) -> Answer {
         }
         Reason::Default => Answer {
             reason: "Default",
-            message: "no policy says otherwise".to_owned(),
             ..answer
         },
         Reason::Itself => Answer {
             reason: "Itself",
-            message: "a pod may always speak to itself".to_owned(),
             ..answer
         },
         Reason::OwnNode => Answer {
             reason: "OwnNode",
-            message: "a node may always speak to its own pods".to_owned(),
             ..answer
         },
     }
@@ -306,19 +296,6 @@ fn rule_view(rule: &RuleName) -> RuleView {
         policy: shown_name(&rule.policy),
         position: rule.position,
         name: rule.name.as_deref().map(str::to_owned),
-    }
-}
-
-/// As `spec` has it: `ingress[0] of shop/web`.
-fn rule_text(rule: &RuleName) -> String {
-    let field = match rule.direction {
-        Direction::Ingress => "ingress",
-        Direction::Egress => "egress",
-    };
-    let (position, policy) = (rule.position, shown_name(&rule.policy));
-    match &rule.name {
-        Some(name) => format!("{field}[{position}] ({name}) of {policy}"),
-        None => format!("{field}[{position}] of {policy}"),
     }
 }
 

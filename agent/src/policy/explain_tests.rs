@@ -121,7 +121,10 @@ fn the_rule_that_decides_is_named_with_its_flow() {
     assert!(told.accepted);
     assert_eq!(
         (told.reason, &*told.message),
-        ("Rule", "ingress[0] of n/web accepts it")
+        (
+            "Rule",
+            "ingress is accepted by ingress[0] of NetworkPolicy n/web"
+        )
     );
     let flows = enforcer.lines().unwrap().collect::<Vec<_>>().join("\n");
     assert_eq!(told.cookies.len(), 1);

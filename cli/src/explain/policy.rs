@@ -294,16 +294,7 @@ fn explanation(
             fact(name, place.unjudged());
             continue;
         };
-        for rule in &answer.passed {
-            let (policy, position) = (&rule.policy, rule.position);
-            fact(name, format!("passed on by rule {position} of {policy}"));
-        }
-        let verdict = if answer.accepted {
-            "accepted"
-        } else {
-            "denied"
-        };
-        let mut text = format!("{verdict}: {}", answer.message);
+        let mut text = answer.message.clone();
         if !answer.cookies.is_empty() {
             text = format!("{text} (cookie {})", answer.cookies.join(", "));
         }
@@ -398,12 +389,17 @@ mod tests {
         let from = place("shop/web-1", "worker-1", "10.0.1.5");
         let to = place("shop/db-0", "worker-2", "10.0.2.7");
         let port = "5432".parse().ok();
-        let leaves = answer("Egress", true, "Default", "no policy says otherwise");
+        let leaves = answer(
+            "Egress",
+            true,
+            "Default",
+            "egress is accepted: nothing isolates the pod and no rule denies it",
+        );
         let enters = answer(
             "Ingress",
             false,
             "Isolated",
-            "the pod is isolated by shop/closed",
+            "ingress is denied: no rule accepts it, and the pod is isolated by NetworkPolicy shop/closed",
         );
         let told = explanation(
             (&from, from.addresses[0], Some(leaves.clone())),

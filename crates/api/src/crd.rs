@@ -1,7 +1,7 @@
 //! The CustomResourceDefinitions, generated from the types.
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
-    CustomResourceDefinition, JSON, JSONSchemaProps, ValidationRule,
+    CustomResourceDefinition, JSON, JSONSchemaProps, JSONSchemaPropsOrArray, ValidationRule,
 };
 use kube::CustomResourceExt;
 
@@ -28,7 +28,7 @@ pub enum CrdError {
 /// Counts up when a CRD changes, so that an operator only ever moves them forward.
 ///
 /// Raise it with every change of the types; `crds/` is compared with it in tests.
-pub const CRD_REVISION: u32 = 4;
+pub const CRD_REVISION: u32 = 5;
 
 /// The annotation on a CRD that carries [`CRD_REVISION`].
 pub const CRD_REVISION_ANNOTATION: &str = "carrick.dev/crd-revision";
@@ -110,7 +110,7 @@ fn amend_root(crd: &mut CustomResourceDefinition, amend: impl Fn(&mut JSONSchema
 /// `Option<T>` makes schemars say `nullable`: a stored null would only confuse CEL's `has()`, and
 /// with server-side apply an absent field is the way to say nothing. Unsigned formats are unknown
 /// to the API server, which warns of each.
-fn simplify(schema: &mut JSONSchemaProps) {
+pub fn simplify(schema: &mut JSONSchemaProps) {
     schema.nullable = None;
     if schema
         .format
@@ -121,5 +121,8 @@ fn simplify(schema: &mut JSONSchemaProps) {
     }
     for property in schema.properties.iter_mut().flat_map(|p| p.values_mut()) {
         simplify(property);
+    }
+    if let Some(JSONSchemaPropsOrArray::Schema(items)) = &mut schema.items {
+        simplify(items);
     }
 }

@@ -19,7 +19,7 @@ pub const KIND: &str = "ClusterNetworkPolicy";
 /// The resource's name in paths.
 pub const PLURAL: &str = "clusternetworkpolicies";
 
-/// `spec`.
+/// Which pods the policy is for, and what it does with their connections.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ClusterNetworkPolicySpec {
@@ -43,7 +43,7 @@ pub struct ClusterNetworkPolicySpec {
     pub egress: Option<Vec<EgressRule>>,
 }
 
-/// `spec.subject`: exactly one field. Pods on their node's network are never selected.
+/// The pods a policy is for: exactly one field. Pods on their node's network are never selected.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[schemars(extend("minProperties" = 1, "maxProperties" = 1))]
 pub struct Subject {
@@ -66,7 +66,7 @@ pub struct NamespacedPod {
     pub pod_selector: LabelSelector,
 }
 
-/// `spec.ingress[]`.
+/// What becomes of some connections to the pods.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct IngressRule {
     /// What the rule is called in messages and counters.
@@ -85,7 +85,7 @@ pub struct IngressRule {
     pub protocols: Option<Vec<ProtocolMatch>>,
 }
 
-/// `spec.egress[]`.
+/// What becomes of some connections from the pods.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[schemars(extend("x-kubernetes-validations" = [{
     "rule": "!(self.to.exists(peer, has(peer.networks) || has(peer.nodes) || has(peer.domainNames)) \
@@ -109,7 +109,7 @@ pub struct EgressRule {
     pub protocols: Option<Vec<ProtocolMatch>>,
 }
 
-/// `spec.ingress[].from[]`: exactly one field.
+/// Who connects: exactly one field.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[schemars(extend("minProperties" = 1, "maxProperties" = 1))]
 pub struct IngressPeer {
@@ -121,7 +121,7 @@ pub struct IngressPeer {
     pub pods: Option<NamespacedPod>,
 }
 
-/// `spec.egress[].to[]`: exactly one field.
+/// Whom the pods connect to: exactly one field.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 #[schemars(extend("minProperties" = 1, "maxProperties" = 1))]
@@ -162,7 +162,7 @@ pub struct EgressPeer {
 }]))]
 pub struct Cidr(#[schemars(length(max = 43))] pub String);
 
-/// `protocols[]`: exactly one field.
+/// A protocol, or ports by their names: exactly one field.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 #[schemars(extend("minProperties" = 1, "maxProperties" = 1))]
@@ -219,7 +219,7 @@ pub struct PortRange {
     pub end: i32,
 }
 
-/// `status`.
+/// What is known of the policy.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct ClusterNetworkPolicyStatus {
     /// What is known of it.

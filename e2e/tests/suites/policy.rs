@@ -19,6 +19,10 @@ pub fn tests() -> Vec<Test> {
         ("pods_may_leave_only_where_they_are_allowed", egress),
         ("labels_are_followed", labels),
         ("a_pod_meets_a_policy_made_just_before_it", just_before),
+        (
+            "policies_of_the_cluster_come_before_and_after",
+            cluster_wide,
+        ),
         ("policies_outlive_their_agent", killed_agent),
     ]
 }
@@ -135,7 +139,7 @@ fn ingress(bed: &Bed) -> Result<()> {
     host_reaches(bed, server)?;
     explained(bed, near, server, false, "closed")?;
     explained(bed, far, server, false, "closed")?;
-    explained(bed, server, far, true, "no policy says otherwise")?;
+    explained(bed, server, far, true, "no rule denies it")?;
     // Another policy adds to it: one port for clients.
     let open = json!({"podSelector": selector, "ingress": [{
         "from": [{"podSelector": {"matchLabels": {"role": "client"}}}],
@@ -225,6 +229,52 @@ fn labels(bed: &Bed) -> Result<()> {
     label(&["pod", "-n", namespace, "server", "role=none"])?;
     reaches(bed, far, server, true)?;
     remove(bed, namespace, "friends")
+}
+
+fn cluster_policy(bed: &Bed, namespace: &str, tier: &str, action: &str) -> Result<()> {
+    let mine = json!({"matchLabels": {"kubernetes.io/metadata.name": namespace}});
+    let server = json!({"matchLabels": {"role": "server"}});
+    bed.apply(&json!({
+        "apiVersion": "policy.networking.k8s.io/v1alpha2", "kind": "ClusterNetworkPolicy",
+        "metadata": {"name": format!("e2e-{}", tier.to_lowercase())},
+        "spec": {
+            "tier": tier, "priority": 7,
+            "subject": {"pods": {"namespaceSelector": mine, "podSelector": server}},
+            "ingress": [{"name": "all", "action": action, "from": [{"namespaces": {}}]}],
+        },
+    }))
+}
+
+/// Baseline decides where no NetworkPolicy does, NetworkPolicies before it, and Admin before both.
+fn cluster_wide(bed: &Bed) -> Result<()> {
+    let three = three(bed)?;
+    let Three {
+        namespace,
+        server,
+        far,
+        ..
+    } = &three;
+    reaches(bed, far, server, true)?;
+    cluster_policy(bed, namespace, "Baseline", "Deny")?;
+    reaches(bed, far, server, false)?;
+    explained(bed, far, server, false, "e2e-baseline")?;
+    let spec = json!({
+        "podSelector": {"matchLabels": {"role": "server"}},
+        "ingress": [{"ports": [{"port": TCP_PORT}]}],
+    });
+    policy(bed, namespace, "web", &spec)?;
+    reaches(bed, far, server, true)?;
+    cluster_policy(bed, namespace, "Admin", "Deny")?;
+    reaches(bed, far, server, false)?;
+    explained(bed, far, server, false, "e2e-admin")?;
+    cluster_policy(bed, namespace, "Admin", "Pass")?;
+    reaches(bed, far, server, true)?;
+    remove(bed, namespace, "web")?;
+    reaches(bed, far, server, false)?;
+    for name in ["e2e-admin", "e2e-baseline"] {
+        bed.kubectl(&["delete", "clusternetworkpolicy", name])?;
+    }
+    reaches(bed, far, server, true)
 }
 
 /// Its first act is to connect, for as long as nobody must answer; it fails where nobody did.

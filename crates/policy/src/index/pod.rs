@@ -140,11 +140,11 @@ impl Index {
         self.note_pod_in(id, &peers, member);
     }
 
-    /// Groups of peers that the selection is.
+    /// Groups of peers that the selection is, or was when nodes were told last.
     pub(super) fn peer_groups(&self, selection: SelectionId) -> impl Iterator<Item = GroupRef> {
         let used = PeerKind::ALL.map(|kind| {
             let group = GroupRef::Pods(selection, kind);
-            self.peer(group).map(|_| group)
+            self.is_followed(group).then_some(group)
         });
         used.into_iter().flatten()
     }

@@ -192,6 +192,13 @@ impl Index {
         }
     }
 
+    /// Whether it matters who is in the group: nodes need it, or had it when they were told last. A
+    /// policy that goes and comes back before nodes are told leaves them with what they had, so
+    /// what changes in between is to be told.
+    pub(super) fn is_followed(&self, group: GroupRef) -> bool {
+        self.peer(group).is_some() || self.pending.has_group(group)
+    }
+
     /// Notes what these addresses were in the group: `None` if no members.
     pub(super) fn note_members(
         &mut self,
@@ -200,7 +207,7 @@ impl Index {
         addresses: &[IpAddr],
         was: Option<&Arc<[NamedPort]>>,
     ) {
-        if self.peer(group).is_none() {
+        if !self.is_followed(group) {
             return;
         }
         self.touch_group(group);
