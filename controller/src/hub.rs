@@ -179,9 +179,11 @@ impl Hub {
             state.quarantine.gone(name, &mut freed);
         }
         let concerned = state.publish(changes);
-        for name in &gone {
-            state.forgetting.remove(name);
-        }
+        // Who is gone forgets nothing and keeps nobody waiting, whether its agent was connected or not.
+        let State {
+            index, forgetting, ..
+        } = &mut *state;
+        forgetting.retain(|name, _| index.node(name).is_some());
         for name in &gone {
             if let Some(agent) = state.agents.get(name) {
                 agent.wake.notify_one();
@@ -473,7 +475,8 @@ impl State {
         let Self { index, log, .. } = self;
         let changes = index.settle(changes);
         let concerned = log.publish(changes, |group| index.members(group));
-        for name in &concerned.forgetting {
+        let there = |name: &&NodeName| self.index.node(name).is_some();
+        for name in concerned.forgetting.iter().filter(there) {
             self.forgetting.insert(name.clone(), self.log.number());
         }
         for name in &concerned.nodes {

@@ -55,7 +55,8 @@ pub fn all() -> Vec<Suite> {
         (Dual, Quick, "dual_no_encap", removal::no_encap_tests()),
         (Kernel, Quick, "kernel_connectivity", connectivity::tests()),
         (Kernel, Quick, "kernel_services", services::short_tests()),
-        (Kernel, Quick, "kernel_policy", policy::tests()),
+        (Kernel, Quick, "kernel_policy", policy::brief()),
+        (Kernel, Slow, "kernel_policy", policy::rest()),
         (Kernel, Slow, "kernel_spoof", spoof::tests()),
         (Kernel, Slow, "kernel_faults", faults::kernel_tests()),
         (

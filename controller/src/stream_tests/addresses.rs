@@ -131,6 +131,31 @@ async fn nothing_waits_for_an_agent_that_is_away() {
 }
 
 #[tokio::test]
+async fn nothing_waits_for_a_node_that_is_gone() {
+    let leader = leader(1, &["10.0.1.5"]).await;
+    let (mut a, mut b) = (Agent::new("a"), Agent::new("b"));
+    a.addresses.push(holding("u1", "10.0.1.5"));
+    b.connect(leader.address).await;
+    a.connect(leader.address).await;
+    b.until(|agent| agent.names("10.0.1.5")).await;
+    b.link = None;
+    eventually("b is away", || leader.hub.figures().connected == 1).await;
+    // While b has to forget an address, its Node goes: by a listing, which names only who is there.
+    leader.see(Event::PodGone(peer("u1", "a", &[]).uid)).await;
+    a.until(|agent| !agent.names("10.0.1.5")).await;
+    leader.see(Event::Nodes(vec![node("a", 1)])).await;
+    let alone = || leader.hub.figures().nodes == 1;
+    eventually("the node is gone", alone).await;
+    // Its pod is still there, so its ledger is; nobody reads it.
+    leader
+        .see(Event::Pod(peer("u5", "b", &["10.0.2.20"])))
+        .await;
+    leader.see(Event::PodGone(peer("u5", "b", &[]).uid)).await;
+    a.change(&[], &[release(1, "u1", "10.0.1.5")]).await;
+    a.until(|agent| agent.freed("10.0.1.5", 1)).await;
+}
+
+#[tokio::test]
 async fn a_new_leader_takes_no_address_away_before_its_agent_was_heard() {
     let first = leader(1, &[]).await;
     let (mut a, mut b) = (Agent::new("a"), Agent::new("b"));
