@@ -6,6 +6,7 @@ mod policy;
 use std::fmt::Write as _;
 use std::net::{IpAddr, SocketAddr};
 
+use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
 
 use crate::connect::Cluster;
@@ -39,7 +40,7 @@ pub struct Args {
     #[arg(value_name = "TO", conflicts_with_all = ["node", "from"])]
     pub to: Option<policy::End>,
     /// The port it connects to, NUMBER[/PROTOCOL]; without it a protocol that has none, as ICMP.
-    #[arg(long, value_name = "PORT", requires = "to")]
+    #[arg(long, value_name = "PORT", requires = "to", conflicts_with = "node")]
     pub port: Option<policy::Port>,
     /// The node whose agent is asked about a Service: the one that the client's packet meets first.
     #[arg(long, value_name = "NODE", required_unless_present = "to")]
@@ -51,6 +52,53 @@ pub struct Args {
     /// How to print.
     #[arg(long, short, value_enum, default_value_t)]
     pub output: Format,
+}
+
+/// What is asked for, understood before the cluster is.
+#[derive(Debug)]
+pub enum Question {
+    /// What becomes of a packet to a Service.
+    Service {
+        /// The node that it meets first.
+        node: String,
+        /// What it is sent to.
+        destination: Destination,
+        /// Who sends it.
+        from: From,
+    },
+    /// Whether policies let a connection pass.
+    Policy {
+        /// Who connects.
+        from: policy::End,
+        /// To whom.
+        to: policy::End,
+        /// To which port.
+        port: Option<policy::Port>,
+    },
+}
+
+impl Args {
+    /// Holds the words to what may be asked.
+    ///
+    /// # Errors
+    /// A word is none.
+    pub fn question(&self) -> anyhow::Result<Question> {
+        let place = &self.place;
+        let context = || format!("invalid value {place:?} for <PLACE>");
+        Ok(match &self.to {
+            Some(to) => Question::Policy {
+                from: place.parse().with_context(context)?,
+                to: to.clone(),
+                port: self.port,
+            },
+            None => Question::Service {
+                // Without it there is a second place: clap says so.
+                node: self.node.clone().unwrap_or_default(),
+                destination: place.parse().with_context(context)?,
+                from: self.from.unwrap_or(From::Pod),
+            },
+        })
+    }
 }
 
 /// What the packet is sent to.
@@ -169,14 +217,17 @@ fn path(to: &Destination, from: From) -> String {
 ///
 /// # Errors
 /// The agent cannot be asked, or the answer not printed.
-pub async fn run(cluster: &Cluster, args: &Args) -> anyhow::Result<Exit> {
-    if let Some(to) = &args.to {
-        return policy::run(cluster, &args.place, to, args.port, args.output).await;
-    }
-    let destination: Destination = args.place.parse()?;
-    let path = path(&destination, args.from.unwrap_or(From::Pod));
-    // Without it there is a second place: clap says so.
-    let node = args.node.as_deref().unwrap_or_default();
+pub async fn run(cluster: &Cluster, question: &Question, format: Format) -> anyhow::Result<Exit> {
+    let (node, path) = match question {
+        Question::Policy { from, to, port } => {
+            return policy::run(cluster, from, to, *port, format).await;
+        }
+        Question::Service {
+            node,
+            destination,
+            from,
+        } => (node, path(destination, *from)),
+    };
     let value = nodeapi::get(cluster, node, &path).await?;
     let answer: Answer = serde_json::from_value(value).map_err(|error| {
         anyhow::anyhow!("the agent is of another version than this carrickctl: {error}")
@@ -193,7 +244,7 @@ pub async fn run(cluster: &Cluster, args: &Args) -> anyhow::Result<Exit> {
             "{more} more addresses and ports are not told: name one port, NAMESPACE/SERVICE:PORT"
         ));
     }
-    output::print(args.output, &answer, || answer.text())?;
+    output::print(format, &answer, || answer.text())?;
     Ok(Exit::Well)
 }
 

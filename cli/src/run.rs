@@ -44,7 +44,10 @@ async fn command(cli: &Cli) -> anyhow::Result<Exit> {
         Command::Status(args) => status::run(&cluster().await?, args).await,
         Command::Check(args) => check::run(&cluster().await?, args).await,
         Command::Get(args) => get::run(&cluster().await?, args).await,
-        Command::Explain(args) => explain::run(&cluster().await?, args).await,
+        Command::Explain(args) => {
+            let question = args.question()?;
+            explain::run(&cluster().await?, &question, args.output).await
+        }
         Command::Inspect(args) => inspect::inspect(&cluster().await?, args).await,
         Command::Flows(args) => inspect::flows(&cluster().await?, args).await,
         Command::Uninstall(args) => uninstall::run(&cluster().await?, args).await,

@@ -249,7 +249,27 @@ fn status_get_version_and_uninstall_by_exit_code() {
     );
     let (_, err) = bench.run(&["explain", "--node", "n1", "10.96.0.10:53/icmp"], 1);
     assert!(
-        err.contains("<DESTINATION>") && err.contains("the protocol tcp, udp or sctp"),
+        err.contains("<PLACE>") && err.contains("the protocol tcp, udp or sctp"),
+        "{err}"
+    );
+    for words in [
+        &["explain", "web", "a/b"][..],
+        &["explain", "a/b", "10.0.0.1", "--port", "80/icmp"],
+        &["explain", "a/b", "c/d", "--node", "n1"],
+        &["explain", "a/b:80", "--port", "80", "--node", "n1"],
+        &["explain", "a/b"],
+    ] {
+        let (_, err) = bench.run(words, 1);
+        assert!(
+            err.contains("--port") || err.contains("PLACE") || err.contains("--node"),
+            "{words:?}: {err}"
+        );
+    }
+    let (_, err) = bench.run(&["explain", "10.0.0.1", "10.0.0.2"], 1);
+    assert!(err.contains("name one as NAMESPACE/POD"), "{err}");
+    let (_, err) = bench.run(&["explain", "shop/none", "10.0.0.2"], 1);
+    assert!(
+        err.contains("there is no pod none in namespace shop"),
         "{err}"
     );
     let (out, _) = bench.run(&["explain", "--help"], 0);

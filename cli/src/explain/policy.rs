@@ -173,12 +173,12 @@ struct Explanation {
 /// Runs it.
 pub(super) async fn run(
     cluster: &Cluster,
-    from: &str,
+    from: &End,
     to: &End,
     port: Option<Port>,
     format: Format,
 ) -> anyhow::Result<Exit> {
-    let from = look_up(cluster, &from.parse()?).await?;
+    let from = look_up(cluster, from).await?;
     let to = look_up(cluster, to).await?;
     if from.judge().is_none() && to.judge().is_none() {
         bail!("neither end is a pod that policies can be for: name one as NAMESPACE/POD");
