@@ -66,7 +66,7 @@ impl Bed {
         let archives = images.set.archives.iter().chain(older);
         let archives = archives.chain([&images.agnhost_archive]);
         let archives = archives.chain(&spec.images).cloned().collect();
-        let cluster = Cluster::up(
+        let cluster = Cluster::up_afresh(
             &ClusterSpec {
                 name: spec.name.to_owned(),
                 nodes: spec.nodes,

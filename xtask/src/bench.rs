@@ -225,7 +225,7 @@ fn in_kernel(commands: &[Vec<PathBuf>], progress: &Progress) -> Result<Vec<Measu
         kind: NodeKind::Kernel,
         ..ClusterSpec::new(KERNEL_NODE)
     };
-    let measured = Cluster::up(&spec, progress).and_then(|cluster| {
+    let measured = Cluster::up_afresh(&spec, progress).and_then(|cluster| {
         let node = cluster.node("node1")?;
         let mut figures = Vec::new();
         for words in commands {

@@ -41,7 +41,8 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         kind: NodeKind::Kernel,
         ..ClusterSpec::new(NAME)
     };
-    let tested = Cluster::up(&spec, &progress).and_then(|cluster| test(&cluster, &programs, args));
+    let tested =
+        Cluster::up_afresh(&spec, &progress).and_then(|cluster| test(&cluster, &programs, args));
     if !args.keep {
         Cluster::down(NAME, &progress)?;
     }

@@ -86,6 +86,19 @@ impl Cluster {
         Ok(cluster)
     }
 
+    /// Brings up a cluster on which nothing was done before: one of this name goes first. A test that was killed
+    /// leaves its cluster, and what is on it, to the next of the same name.
+    ///
+    /// # Errors
+    /// As [`Cluster::down`] and [`Cluster::up`].
+    pub fn up_afresh(spec: &ClusterSpec, progress: &Progress) -> Result<Self> {
+        spec.validate()?;
+        if !Self::leftovers(&spec.name)?.is_empty() {
+            Self::down(&spec.name, progress)?;
+        }
+        Self::up(spec, progress)
+    }
+
     /// A cluster that was brought up before, running or not.
     ///
     /// # Errors

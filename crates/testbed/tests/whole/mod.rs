@@ -14,7 +14,14 @@ use nix::sys::signal::{self, Signal};
 use nix::unistd::Pid;
 
 /// Takes the cluster down however the test ends.
-struct Guard(String);
+pub struct Guard(String);
+
+impl Guard {
+    /// For the cluster of this name.
+    pub fn new(name: &str) -> Self {
+        Self(name.to_owned())
+    }
+}
 
 impl Drop for Guard {
     fn drop(&mut self) {
@@ -40,7 +47,7 @@ fn spec(name: &str, kind: NodeKind) -> ClusterSpec {
 pub fn test(kind: NodeKind, more: impl Fn(&Cluster) -> Result<()>) -> Result<()> {
     let progress = Progress::stderr();
     let name = format!("test-{}", std::process::id());
-    let guard = Guard(name.clone());
+    let guard = Guard::new(&name);
     let cluster = Cluster::up(&spec(&name, kind), &progress)?;
     let result = registered(&cluster)
         .and_then(|()| kube_proxy_serves(&cluster))
