@@ -24,7 +24,7 @@ use tracing::{error, info};
 
 use crate::ipam::PodRef;
 use crate::node::Node;
-use crate::policy::view::Query as PolicyQuery;
+use crate::policy::view::{Asked as Which, Query as PolicyQuery};
 use crate::services::explain::{Refusal, Surroundings};
 use crate::services::view::Query as ServiceQuery;
 
@@ -42,6 +42,7 @@ pub fn routes(node: Arc<Node>) -> Router {
         .route("/v1/services", get(services))
         .route("/v1/services/explain", get(explain))
         .route("/v1/policies/explain", get(judge))
+        .route("/v1/policies/groups", get(groups))
         .route("/v1/policies", get(policies))
         .route("/v1/config", get(config))
         .with_state(node)
@@ -198,13 +199,58 @@ async fn services(State(node): State<Arc<Node>>, Query(asked): Query<Asked>) -> 
 struct AskedPolicy {
     /// `NAMESPACE/NAME`, or the `NAME` of a ClusterNetworkPolicy: that one.
     policy: Option<String>,
+    /// `NAMESPACE/NAME`: those for this pod.
+    pod: Option<String>,
+    /// Of groups, this one with all of its members.
+    group: Option<String>,
+}
+
+impl AskedPolicy {
+    /// What the programmer is asked for, and which group.
+    ///
+    /// # Errors
+    /// The pod is none of this node's.
+    fn known(self, node: &Node) -> Result<(Which, Option<String>), Box<Response>> {
+        let Self { policy, pod, group } = self;
+        if let Some(asked) = &pod {
+            let committed = node.committed();
+            let mut names = committed
+                .pods()
+                .map(|pod| format!("{}/{}", pod.namespace, pod.name));
+            if !names.any(|name| name == *asked) {
+                let text =
+                    format!("{asked} is no pod of this node that has a network of its own\n");
+                return Err(Box::new((StatusCode::NOT_FOUND, text).into_response()));
+            }
+        }
+        Ok((Which { policy, pod }, group))
+    }
 }
 
 /// Policies for this node's pods, and what they have in the switch.
 async fn policies(State(node): State<Arc<Node>>, Query(asked): Query<AskedPolicy>) -> Response {
+    let asked = match asked.known(&node) {
+        Ok((asked, _)) => asked,
+        Err(response) => return *response,
+    };
     let (reply, answer) = oneshot::channel();
-    let query = PolicyQuery::Policies {
-        policy: asked.policy,
+    let query = PolicyQuery::Policies { asked, reply };
+    match answered(&node.policy_queries, query, answer).await {
+        Ok(answer) => Json(answer).into_response(),
+        Err(response) => response,
+    }
+}
+
+/// Groups of peers that these policies name.
+async fn groups(State(node): State<Arc<Node>>, Query(asked): Query<AskedPolicy>) -> Response {
+    let (asked, group) = match asked.known(&node) {
+        Ok(known) => known,
+        Err(response) => return *response,
+    };
+    let (reply, answer) = oneshot::channel();
+    let query = PolicyQuery::Groups {
+        asked,
+        group,
         reply,
     };
     match answered(&node.policy_queries, query, answer).await {

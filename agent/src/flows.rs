@@ -32,13 +32,13 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use carrick_datapath::{CT_ZONE, learned, of_policy, of_services};
+use carrick_datapath::{CT_ZONE, Kind, learned, of_policy, of_services};
 use carrick_openflow::connection::{
     BundleError, Config, Connection, Notices, PacketIns, RequestError,
 };
 use carrick_openflow::message::CtFlush;
 use carrick_openflow::message::nicira::CtTuple;
-use carrick_openflow::{Flow, Mod, State, diff};
+use carrick_openflow::{Cookie, Flow, FlowFilter, FlowStats, Mod, State, diff};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tracing::{debug, error, warn};
@@ -298,6 +298,22 @@ impl FlowDriver {
             ..known
         });
         Ok(changes)
+    }
+
+    /// The flows by which rules of policy decide, with their counters.
+    ///
+    /// # Errors
+    /// No session is admitted, or it broke.
+    pub async fn of_rules(&self) -> Result<Vec<FlowStats>, FlowError> {
+        let admitted = self.admitted.as_ref().ok_or(FlowError::Away)?;
+        let (cookie, cookie_mask) = Kind::PolicyRule.cookies();
+        let filter = FlowFilter {
+            cookie: Cookie(cookie),
+            cookie_mask,
+            ..FlowFilter::default()
+        };
+        let read = admitted.session.dump_flows(filter).await;
+        read.map_err(FlowError::Read)
     }
 
     /// Removes the connection entries from and to addresses that are not in use any more, so that

@@ -11,6 +11,7 @@ use carrick_api::agentinfo::condition;
 use carrick_api::effective::ServiceProxyMode;
 
 use crate::node::Node;
+use crate::policy;
 
 /// The registry of an agent.
 pub fn registry(node: Arc<Node>) -> Registry {
@@ -20,6 +21,7 @@ pub fn registry(node: Arc<Node>) -> Registry {
     }
     let own = registry.sub_registry_with_prefix("carrick_agent");
     node.service_sync.register(own);
+    own.register_collector(Box::new(policy::counters::Metrics(Arc::clone(&node))));
     own.register_collector(Box::new(State { node }));
     registry
 }

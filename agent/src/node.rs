@@ -65,6 +65,8 @@ pub struct Node {
     pub service_queries: mpsc::Sender<Query>,
     /// Questions about policies, to the programmer.
     pub policy_queries: mpsc::Sender<crate::policy::view::Query>,
+    /// What rules of policy have decided; written by the programmer.
+    pub policy_totals: crate::policy::counters::Totals,
     /// How Services get into the switch.
     pub service_sync: SyncMetrics,
     /// Address changes for the stream.

@@ -12,8 +12,10 @@
 //! open port. Where it is not known whether all policies were told (records were lost), policy's flows stay as
 //! they are, and only ports are open that were open before.
 
+pub mod counters;
 pub(crate) mod driver;
 pub mod explain;
+mod groups;
 pub mod view;
 
 #[cfg(test)]

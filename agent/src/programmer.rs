@@ -157,8 +157,9 @@ impl Programmer {
                 _ = database.changed() => {}
                 () = self.pipeline.flows.reconnected() => {}
                 () = tokio::time::sleep_until(next) => {}
-                query = self.pipeline.policy.next() => {
-                    self.pipeline.policy.answer(query);
+                asked = self.pipeline.policy.next() => {
+                    let Pipeline { policy, flows, .. } = &mut self.pipeline;
+                    policy.answer(asked, flows, &self.node.policy_totals).await;
                     continue;
                 }
                 // Last, so that endpoints that come and go without a pause keep nothing else waiting.

@@ -193,6 +193,7 @@ impl Agent {
             programmer: programmer_requests,
             service_queries,
             policy_queries,
+            policy_totals: policy::counters::Totals::default(),
             service_sync: SyncMetrics::default(),
             address_changes,
             addresses_lost: watch::Sender::new(0),

@@ -63,6 +63,17 @@ fn is_dropped(netns: &str, address: &str) -> bool {
     !in_netns(netns, &format!("ping -c 2 -i 0.2 -W 1 {address}")).0
 }
 
+/// Packets that rules of a policy with this action decided on.
+fn count(node: &LabNode, policy: &str, action: &str) -> u64 {
+    let (_, told) = node.api("/v1/policies").unwrap();
+    let told: serde_json::Value = serde_json::from_str(&told).unwrap();
+    let rules = told["policies"][policy]["rules"].as_array().expect(policy);
+    let rules = rules.iter().filter(|rule| rule["action"] == action);
+    rules
+        .map(|rule| rule["count"]["packets"].as_u64().expect(policy))
+        .sum()
+}
+
 fn policy_flows(flows: &[String]) -> Vec<&String> {
     let of_policy =
         |flow: &&String| flow.contains("cookie=0x7000000") || flow.contains("cookie=0x8000000");
@@ -218,6 +229,41 @@ async fn policies_isolate_and_open_and_outlive_restarts() {
     assert!(
         one.contains("isolate") && !one.contains("default/open"),
         "{one}"
+    );
+
+    // What rules have decided: packets of the isolation, and first packets of what was opened.
+    let denied = || count(&a, "default/isolate", "Deny");
+    let before = denied();
+    assert!(is_dropped(&other_box.0, &server_ips[1]));
+    wait("two packets to be counted", || denied() == before + 2);
+    let accepted = || count(&a, "default/open", "Accept");
+    let before = accepted();
+    assert!(ping(&client_box.0, &server_ips[0]));
+    wait("a connection to be counted", || accepted() > before);
+    let metrics = a.api("/metrics").unwrap().1;
+    let series = "carrick_agent_policy_packets_total{direction=\"Ingress\",tier=\"NetworkPolicy\",action=\"Deny\"}";
+    let counted = metrics.lines().find_map(|line| line.strip_prefix(series));
+    let counted: u64 = counted.expect(&metrics).trim().parse().unwrap();
+    assert!(counted >= denied(), "{metrics}");
+
+    // Of one pod, and who is in groups.
+    let (_, of_pod) = a.api("/v1/policies?pod=default/server").unwrap();
+    assert!(of_pod.contains("default/open"), "{of_pod}");
+    let (_, of_other) = a.api("/v1/policies?pod=default/other").unwrap();
+    assert!(!of_other.contains("default/open"), "{of_other}");
+    let (status, text) = a.api("/v1/policies?pod=default/nobody").unwrap();
+    assert_eq!(status, 404);
+    assert!(text.contains("no pod of this node"), "{text}");
+    let (_, groups) = a
+        .api(&format!("/v1/policies/groups?group={}", peers()))
+        .unwrap();
+    let groups: serde_json::Value = serde_json::from_str(&groups).unwrap();
+    let group = &groups["groups"][peers().to_string()];
+    assert_eq!(group["size"], after.len(), "{groups}");
+    assert_eq!(group["members"].as_array().unwrap().len(), after.len());
+    assert!(
+        group["policies"].to_string().contains("default/open"),
+        "{groups}"
     );
 
     // Without policies everybody may again.

@@ -45,12 +45,13 @@ pub enum Command {
     /// and that source addresses stay. Needs to create namespaces, pods and pods/exec.
     #[command(after_help = exit::HELP)]
     Check(check::Args),
-    /// List agents or controllers as they describe themselves, or the Services or policies of a node.
+    /// List agents or controllers as they describe themselves, or the Services, policies or groups of a node.
     ///
     /// Services, policies and their rules are asked of the node's agent, as with inspect:
     /// `carrickctl get services --node worker-1`, and
     /// `carrickctl get services --node worker-1 kube-system/kube-dns` with backends;
-    /// `carrickctl get rules --node worker-1 default/deny-all`.
+    /// `carrickctl get rules --node worker-1 default/deny-all`,
+    /// `carrickctl get rules --pod shop/web-0`: those that decide for one pod, and what each has decided.
     Get(get::Args),
     /// Explain where a packet to a Service goes, or which policies let a connection pass.
     ///

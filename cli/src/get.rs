@@ -9,8 +9,10 @@ use serde::Serialize;
 
 use crate::connect::Cluster;
 use crate::exit::Exit;
+use crate::groups::{self, GroupView, groups_table};
 use crate::nodeapi;
 use crate::output::{self, Format, say};
+use crate::podname::PodName;
 use crate::policies::{self, PolicyView, policies_table, rules, rules_table};
 use crate::services::{Answer, ServiceView, path, services_table};
 use crate::table::Table;
@@ -23,15 +25,14 @@ pub struct Args {
     #[arg(value_enum)]
     pub what: What,
     /// Only these. Services are NAMESPACE/NAME, and are shown with their backends. Policies and those whose rules
-    /// are listed are NAMESPACE/NAME, of a ClusterNetworkPolicy NAME.
+    /// are listed are NAMESPACE/NAME, of a ClusterNetworkPolicy NAME. Groups are shown with their members.
     pub names: Vec<String>,
-    /// The node whose agent is asked for Services, policies or rules.
-    #[arg(
-        long,
-        value_name = "NODE",
-        required_if_eq_any([("what", "services"), ("what", "policies"), ("what", "rules")])
-    )]
+    /// The node whose agent is asked for Services, policies, rules or groups.
+    #[arg(long, value_name = "NODE", conflicts_with = "pod")]
     pub node: Option<String>,
+    /// Policies that are for this pod, their rules or groups: the agent of its node is asked.
+    #[arg(long, value_name = "NAMESPACE/POD")]
+    pub pod: Option<PodName>,
     /// How to print.
     #[arg(long, short, value_enum, default_value_t)]
     pub output: Format,
@@ -53,9 +54,12 @@ pub enum What {
     /// Policies that are for pods of a node, asked of its agent.
     #[value(alias = "policy")]
     Policies,
-    /// The rules of these, as the switch has them.
+    /// The rules of these, as the switch has them, with what they have decided.
     #[value(alias = "rule")]
     Rules,
+    /// The groups of peers that these name, and who is in them.
+    #[value(alias = "group")]
+    Groups,
 }
 
 /// Runs it.
@@ -63,18 +67,29 @@ pub enum What {
 /// # Errors
 /// What cannot be read or printed.
 pub async fn run(cluster: &Cluster, args: &Args) -> anyhow::Result<Exit> {
-    match (args.what, &args.node) {
-        (What::Services, Some(node)) => return services(cluster, args, node).await,
-        (What::Policies | What::Rules, Some(node)) => return policies(cluster, args, node).await,
-        (_, Some(_)) => {
-            anyhow::bail!("--node is for services, policies and rules alone; name agents instead")
-        }
+    let of_policy = matches!(args.what, What::Policies | What::Rules | What::Groups);
+    if args.pod.is_some() && !of_policy {
+        anyhow::bail!("--pod is for policies, rules and groups alone");
+    }
+    let node = match (&args.node, &args.pod) {
+        (Some(node), _) => Some(node.clone()),
+        (None, Some(pod)) => Some(pod.node(cluster).await?),
+        (None, None) => None,
+    };
+    match (args.what, node) {
+        (What::Services, Some(node)) => return services(cluster, args, &node).await,
+        (What::Groups, Some(node)) => return groups(cluster, args, &node).await,
+        (What::Policies | What::Rules, Some(node)) => return policies(cluster, args, &node).await,
+        (_, Some(_)) => anyhow::bail!(
+            "--node is for services, policies, rules and groups alone; name agents instead"
+        ),
         (_, None) => {}
     }
     match args.what {
-        What::Services | What::Policies | What::Rules => {
-            anyhow::bail!("services, policies and rules are of a node: add --node NODE")
-        }
+        What::Services => anyhow::bail!("services are of a node: add --node NODE"),
+        What::Policies | What::Rules | What::Groups => anyhow::bail!(
+            "policies, rules and groups are of a node: add --node NODE, or --pod NAMESPACE/POD"
+        ),
         What::Agents => {
             let api: Api<AgentInfo> = Api::all(cluster.client.clone());
             let all = cluster
@@ -132,10 +147,10 @@ async fn services(cluster: &Cluster, args: &Args, node: &str) -> anyhow::Result<
 
 async fn policies(cluster: &Cluster, args: &Args, node: &str) -> anyhow::Result<Exit> {
     let asked = match args.names.as_slice() {
-        [] => vec![policies::path(None)?],
+        [] => vec![policies::path(None, args.pod.as_ref())?],
         names => {
-            let paths = names.iter().map(|name| policies::path(Some(name)));
-            paths.collect::<Result<Vec<_>, _>>()?
+            let path = |name: &String| policies::path(Some(name), args.pod.as_ref());
+            names.iter().map(path).collect::<Result<Vec<_>, _>>()?
         }
     };
     let mut views: Vec<PolicyView> = Vec::new();
@@ -155,6 +170,36 @@ async fn policies(cluster: &Cluster, args: &Args, node: &str) -> anyhow::Result<
         return show(args, views, |view| &view.policy, policies_table);
     }
     show(args, rules(views), |view| &view.policy, rules_table)
+}
+
+async fn groups(cluster: &Cluster, args: &Args, node: &str) -> anyhow::Result<Exit> {
+    let asked = match args.names.as_slice() {
+        [] => vec![groups::path(None, args.pod.as_ref())?],
+        names => {
+            let path = |name: &String| groups::path(Some(name), args.pod.as_ref());
+            names.iter().map(path).collect::<Result<Vec<_>, _>>()?
+        }
+    };
+    let mut views: Vec<GroupView> = Vec::new();
+    let mut incomplete = false;
+    for path in asked {
+        let value = nodeapi::get(cluster, node, &path).await?;
+        let answer: groups::Answer = serde_json::from_value(value).map_err(|error| {
+            anyhow::anyhow!("the agent is of another version than this carrickctl: {error}")
+        })?;
+        incomplete |= !answer.complete;
+        views.extend(answer.into_views());
+    }
+    if incomplete {
+        say("the controller has not told the agent all policies yet; carrickctl status tells why");
+    }
+    let whole = !args.names.is_empty();
+    show(
+        args,
+        views,
+        |view| &view.group,
+        |views| groups_table(views, whole),
+    )
 }
 
 fn show<T: Serialize>(
@@ -182,6 +227,10 @@ fn show<T: Serialize>(
                 "the agent knows no policy {} for pods of its node",
                 missing.join(", ")
             ),
+            What::Groups => anyhow::bail!(
+                "no policy for pods of the node names a group {}",
+                missing.join(", ")
+            ),
         }
     }
     if !args.names.is_empty() {
@@ -193,7 +242,9 @@ fn show<T: Serialize>(
                 "nothing has reported yet; carrickctl status tells why"
             }
             What::Services => "no Services",
+            What::Policies | What::Rules if args.pod.is_some() => "no policies for this pod",
             What::Policies | What::Rules => "no policies for pods of this node",
+            What::Groups => "no policy for these pods names a group",
         });
         return Ok(Exit::Well);
     }

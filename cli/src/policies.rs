@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::podname::PodName;
 use crate::table::Table;
 
 /// Longest `NAMESPACE/NAME`: a DNS label and a DNS subdomain (RFC 1123).
@@ -70,6 +71,18 @@ pub struct Rule {
     pub cookie: String,
     /// How many flows it has; those that it shares with other rules count for each.
     pub flows: usize,
+    /// What it has decided since its flows are there; none while the switch is away.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub count: Option<Count>,
+}
+
+/// What a rule has decided.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Count {
+    /// Packets: of what it accepts the first of each connection, of what it denies every one.
+    pub packets: u64,
+    /// Their bytes.
+    pub bytes: u64,
 }
 
 /// A rule with the policy it is of.
@@ -107,14 +120,27 @@ impl Answer {
     }
 }
 
-/// What to ask the agent for.
+/// What to ask the agent for: all policies for pods of its node or one, and of these those for one pod.
 ///
 /// # Errors
 /// Not a policy's name: nothing else is written into a request.
-pub fn path(policy: Option<&str>) -> Result<String, NotAName> {
-    let Some(name) = policy else {
-        return Ok("/v1/policies".to_owned());
-    };
+pub fn path(policy: Option<&str>, pod: Option<&PodName>) -> Result<String, NotAName> {
+    let policy = policy.map(checked).transpose()?;
+    let policy = policy.map(|name| format!("policy={name}"));
+    let pod = pod.map(|pod| format!("pod={pod}"));
+    Ok(with_query("/v1/policies", policy.into_iter().chain(pod)))
+}
+
+/// The path with these parameters.
+pub(crate) fn with_query(path: &str, parameters: impl Iterator<Item = String>) -> String {
+    let parameters: Vec<String> = parameters.collect();
+    if parameters.is_empty() {
+        return path.to_owned();
+    }
+    format!("{path}?{}", parameters.join("&"))
+}
+
+fn checked(name: &str) -> Result<&str, NotAName> {
     let part = |text: &str| {
         let fits = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '.';
         !text.is_empty() && text.chars().all(fits)
@@ -128,7 +154,7 @@ pub fn path(policy: Option<&str>) -> Result<String, NotAName> {
         let name = name.chars().take(NAME_MAX).collect();
         return Err(NotAName { name });
     }
-    Ok(format!("/v1/policies?policy={name}"))
+    Ok(name)
 }
 
 /// A row for each policy.
@@ -179,12 +205,18 @@ pub fn rules_table(views: &[RuleView]) -> Table {
         "TABLE",
         "PRIORITY",
         "FLOWS",
+        "PACKETS",
+        "BYTES",
         "COOKIE",
     ];
     let mut table = Table::new(columns);
     for RuleView { policy, rule } in views {
         let position = rule.position.map(|position| position.to_string());
         let name = rule.name.clone().or(position);
+        let counted = |what: fn(Count) -> u64| {
+            rule.count
+                .map_or_else(|| "unknown".to_owned(), |count| what(count).to_string())
+        };
         table.row([
             policy.clone(),
             rule.direction.clone(),
@@ -193,6 +225,8 @@ pub fn rules_table(views: &[RuleView]) -> Table {
             rule.table.clone(),
             rule.priority.to_string(),
             rule.flows.to_string(),
+            counted(|count| count.packets),
+            counted(|count| count.bytes),
             rule.cookie.clone(),
         ]);
     }
@@ -210,6 +244,7 @@ mod tests {
             json!({
                 "direction": "Ingress", "position": position, "name": name, "action": action,
                 "table": "ingress-network-policy", "priority": 200, "cookie": "0x0700000000000001", "flows": 3,
+                "count": position.map(|_| json!({"packets": 12, "bytes": 888})),
             })
         };
         let policy = |tier: &str, enforced: bool, rules: serde_json::Value| {
@@ -240,12 +275,18 @@ mod tests {
 
     #[test]
     fn only_names_are_asked_for() {
-        assert_eq!(path(None).unwrap(), "/v1/policies");
-        let asked = path(Some("shop/web.v1")).unwrap();
+        assert_eq!(path(None, None).unwrap(), "/v1/policies");
+        let pod: PodName = "shop/web-0".parse().unwrap();
+        let asked = path(Some("guard"), Some(&pod)).unwrap();
+        assert_eq!(asked, "/v1/policies?policy=guard&pod=shop/web-0");
+        let asked = path(Some("shop/web.v1"), None).unwrap();
         assert_eq!(asked, "/v1/policies?policy=shop/web.v1");
-        assert_eq!(path(Some("guard")).unwrap(), "/v1/policies?policy=guard");
+        assert_eq!(
+            path(Some("guard"), None).unwrap(),
+            "/v1/policies?policy=guard"
+        );
         for wrong in ["", "/", "a/", "a/b/c", "a b", "a&b=c", &"a".repeat(400)] {
-            assert!(path(Some(wrong)).is_err(), "{wrong:?}");
+            assert!(path(Some(wrong), None).is_err(), "{wrong:?}");
         }
     }
 }

@@ -13,9 +13,11 @@ use carrick_openflow::{Flow, MatchError, Mod};
 use carrick_policy::NodeUpdate;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
+use super::counters::{Counts, EVERY, Totals, by_rule};
 use super::explain::explain;
+use super::groups;
 use super::view::{Query, answer};
 use crate::flows::FlowDriver;
 use crate::records::{Committed, RecordStore};
@@ -45,6 +47,17 @@ pub(crate) struct PolicyDriver {
     /// Why policies have no ids.
     error: Option<String>,
     queries: mpsc::Receiver<Query>,
+    /// When the switch is asked for its counts although nobody asks.
+    count_at: Instant,
+}
+
+/// What [`PolicyDriver::next`] waited for.
+#[derive(Debug)]
+pub(crate) enum Asked {
+    /// A question of the read API.
+    Query(Query),
+    /// It is time to count.
+    Count,
 }
 
 impl PolicyDriver {
@@ -60,6 +73,7 @@ impl PolicyDriver {
             kept: Some(lines_of_file(commit)),
             error: None,
             queries,
+            count_at: Instant::now() + EVERY,
         }
     }
 
@@ -195,23 +209,59 @@ impl PolicyDriver {
         Ok(())
     }
 
-    /// Waits for a question of the read API.
-    pub(crate) async fn next(&mut self) -> Query {
-        match self.queries.recv().await {
-            Some(query) => query,
-            None => std::future::pending().await,
+    /// Waits for a question of the read API, or until it is time to count.
+    pub(crate) async fn next(&mut self) -> Asked {
+        tokio::select! {
+            Some(query) = self.queries.recv() => Asked::Query(query),
+            () = tokio::time::sleep_until(self.count_at) => Asked::Count,
         }
     }
 
-    /// Answers it.
-    pub(crate) fn answer(&self, query: Query) {
+    /// Answers it, and adds to `totals` what the switch has counted.
+    pub(crate) async fn answer(&mut self, asked: Asked, flows: &FlowDriver, totals: &Totals) {
+        let counts = match &asked {
+            Asked::Query(Query::Policies { .. }) | Asked::Count => self.count(flows, totals).await,
+            Asked::Query(_) => None,
+        };
+        let Asked::Query(query) = asked else { return };
         // Who asked may have gone.
         match query {
-            Query::Policies { policy, reply } => {
-                let _ = reply.send(answer(&self.enforcer, self.whole, policy.as_deref()));
+            Query::Policies { asked, reply } => {
+                let answer = answer(&self.enforcer, self.whole, &asked, counts.as_ref());
+                let _ = reply.send(answer);
+            }
+            Query::Groups {
+                asked,
+                group,
+                reply,
+            } => {
+                let state = self.enforcer.state();
+                let _ = reply.send(groups::answer(state, self.whole, &asked, group.as_deref()));
             }
             Query::Explain { question, reply } => {
                 let _ = reply.send(explain(&self.enforcer, &question));
+            }
+        }
+    }
+
+    /// What the switch has counted; nothing while it is away.
+    async fn count(&mut self, flows: &FlowDriver, totals: &Totals) -> Option<Counts> {
+        self.count_at = Instant::now() + EVERY;
+        if self.len() == 0 {
+            return Some(Counts::new());
+        }
+        match flows.of_rules().await {
+            Ok(read) => {
+                let counts = by_rule(&read);
+                totals.add(&counts, &self.enforcer);
+                Some(counts)
+            }
+            Err(error) => {
+                debug!(
+                    error = chain(&error),
+                    "the switch's counts of rules are not known"
+                );
+                None
             }
         }
     }

@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 
 use carrick_datapath::policy::{EnforcedPart, Enforcer};
 use carrick_datapath::{CookieParts, Kind};
-use carrick_policy::{Action, Direction, PolicyName, Tier};
+use carrick_policy::{Action, EnforcedPolicy, NodeState, PodRecord, PolicyName, Tier};
 use serde::Serialize;
 use tokio::sync::oneshot;
 
-use super::explain;
+use super::counters::{Count, Counts, action_name, direction_name};
+use super::{explain, groups};
 
 /// Questions that may wait for the programmer.
 pub const QUERIES: usize = 16;
@@ -18,10 +19,19 @@ pub const QUERIES: usize = 16;
 pub enum Query {
     /// Policies and what they have in the switch.
     Policies {
-        /// One policy, as it is named in the answer; all without.
-        policy: Option<String>,
+        /// Which.
+        asked: Asked,
         /// The answer.
         reply: oneshot::Sender<Answer>,
+    },
+    /// Groups of peers that they name.
+    Groups {
+        /// Of which policies.
+        asked: Asked,
+        /// One group, with all of its members.
+        group: Option<String>,
+        /// The answer.
+        reply: oneshot::Sender<groups::Answer>,
     },
     /// What becomes of a connection.
     Explain {
@@ -30,6 +40,15 @@ pub enum Query {
         /// The answer.
         reply: oneshot::Sender<explain::Answer>,
     },
+}
+
+/// Which policies.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct Asked {
+    /// One policy, as it is named in the answer; all without.
+    pub policy: Option<String>,
+    /// Those for this pod, `NAMESPACE/NAME`.
+    pub pod: Option<String>,
 }
 
 /// Policies of this node's pods.
@@ -82,34 +101,59 @@ pub struct RuleView {
     pub cookie: String,
     /// How many flows it has; those that it shares with other rules count for each.
     pub flows: usize,
+    /// What it has decided since its flows are there; none while the switch is away.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub count: Option<Count>,
 }
 
-/// What an enforcer has to say to a question.
-pub(super) fn answer(enforcer: &Enforcer, complete: bool, asked: Option<&str>) -> Answer {
-    let state = enforcer.state();
+impl Asked {
+    /// The policies that are asked for, with the pods of this node that each is for.
+    pub(super) fn of<'a>(
+        &'a self,
+        state: &'a NodeState,
+    ) -> impl Iterator<Item = (&'a PolicyName, &'a EnforcedPolicy, Vec<&'a PodRecord>)> {
+        let policies = state.policies.iter().filter(|(name, _)| {
+            let asked = self.policy.as_deref();
+            asked.is_none_or(|asked| asked == shown_name(name))
+        });
+        policies.filter_map(|(name, policy)| {
+            let pods = state.pods.values();
+            let pods = pods.filter(|pod| pod.groups.binary_search(&policy.applied_to).is_ok());
+            let pods: Vec<&PodRecord> = pods.collect();
+            let asked = self.pod.as_deref();
+            let shown = asked.is_none_or(|asked| pods.iter().any(|pod| pod_name(pod) == asked));
+            shown.then_some((name, &**policy, pods))
+        })
+    }
+}
+
+/// `NAMESPACE/NAME`.
+fn pod_name(pod: &PodRecord) -> String {
+    format!("{}/{}", pod.namespace, pod.name)
+}
+
+/// What an enforcer has to say to a question; `counts` is what the switch has counted.
+pub(super) fn answer(
+    enforcer: &Enforcer,
+    complete: bool,
+    asked: &Asked,
+    counts: Option<&Counts>,
+) -> Answer {
     let flows = enforcer.flows_by_id();
-    let shown = |name: &&PolicyName| asked.is_none_or(|asked| asked == shown_name(name));
-    let names = state.policies.keys().filter(shown);
-    let policies = names.filter_map(|name| {
-        let policy = state.policies.get(name)?;
-        let pods = state.pods.values();
-        let pods = pods.filter(|pod| pod.groups.binary_search(&policy.applied_to).is_ok());
-        let rule = |part: &EnforcedPart<'_>| rule(part, &flows);
+    let policies = asked.of(enforcer.state()).map(|(name, policy, pods)| {
         let view = PolicyView {
             tier: tier_name(policy.tier),
             priority: policy.priority,
             uid: policy.uid.to_string(),
             enforced: enforcer.parts(name).next().is_some(),
-            pods: pods
-                .map(|pod| format!("{}/{}", pod.namespace, pod.name))
-                .collect(),
+            pods: pods.into_iter().map(pod_name).collect(),
             rules: enforcer
                 .parts(name)
                 .filter(|part| part.id != 0)
-                .map(|part| rule(&part))
+                .map(|part| rule(&part, &flows, counts))
                 .collect(),
         };
-        Some((shown_name(name), view))
+        (shown_name(name), view)
     });
     Answer {
         complete,
@@ -117,25 +161,23 @@ pub(super) fn answer(enforcer: &Enforcer, complete: bool, asked: Option<&str>) -
     }
 }
 
-fn rule(part: &EnforcedPart<'_>, flows: &BTreeMap<u32, usize>) -> RuleView {
+fn rule(
+    part: &EnforcedPart<'_>,
+    flows: &BTreeMap<u32, usize>,
+    counts: Option<&Counts>,
+) -> RuleView {
     RuleView {
-        direction: match part.direction {
-            Direction::Ingress => "Ingress",
-            Direction::Egress => "Egress",
-        },
+        direction: direction_name(part.direction),
         position: part.rule.map(|rule| rule.position),
         name: part
             .rule
             .and_then(|rule| rule.name.as_deref().map(str::to_owned)),
-        action: match part.rule.map(|rule| rule.action) {
-            Some(Action::Accept) => "Accept",
-            Some(Action::Pass) => "Pass",
-            Some(Action::Deny) | None => "Deny",
-        },
+        action: action_name(part.rule.map_or(Action::Deny, |rule| rule.action)),
         table: part.table.name(),
         priority: part.priority,
         cookie: cookie(part.id),
         flows: flows.get(&part.id).copied().unwrap_or_default(),
+        count: counts.map(|counts| counts.get(&part.id).copied().unwrap_or_default()),
     }
 }
 
@@ -153,7 +195,7 @@ pub(super) fn shown_name(name: &PolicyName) -> String {
     }
 }
 
-const fn tier_name(tier: Tier) -> &'static str {
+pub(super) const fn tier_name(tier: Tier) -> &'static str {
     match tier {
         Tier::Admin => "Admin",
         Tier::NetworkPolicy => "NetworkPolicy",

@@ -5,29 +5,20 @@ use std::net::IpAddr;
 
 use anyhow::{anyhow, bail};
 use k8s_openapi::api::core::v1::Pod;
-use kube::Api;
 use serde::{Deserialize, Serialize};
 
-use super::is_label;
 use crate::connect::Cluster;
 use crate::exit::Exit;
 use crate::nodeapi;
 use crate::output::{self, Format};
+use crate::podname::PodName;
 use crate::table::Table;
-
-/// Longest name of a pod (a DNS subdomain, RFC 1123).
-const NAME_MAX: usize = 253;
 
 /// One end of a connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum End {
     /// A pod.
-    Pod {
-        /// Its namespace.
-        namespace: String,
-        /// Its name.
-        name: String,
-    },
+    Pod(PodName),
     /// Whoever has this address.
     Address(IpAddr),
 }
@@ -57,15 +48,8 @@ impl std::str::FromStr for End {
         if let Ok(address) = text.parse() {
             return Ok(Self::Address(address));
         }
-        let (namespace, name) = text.split_once('/').ok_or(NotUnderstood::End)?;
-        let is_name = name.len() <= NAME_MAX && name.split('.').all(is_label);
-        if !is_label(namespace) || !is_name {
-            return Err(NotUnderstood::End);
-        }
-        Ok(Self::Pod {
-            namespace: namespace.to_owned(),
-            name: name.to_owned(),
-        })
+        let pod = text.parse().map_err(|_| NotUnderstood::End)?;
+        Ok(Self::Pod(pod))
     }
 }
 
@@ -206,7 +190,7 @@ pub(super) async fn run(
 }
 
 async fn look_up(cluster: &Cluster, end: &End) -> anyhow::Result<Place> {
-    let (namespace, name) = match end {
+    let pod = match end {
         End::Address(address) => {
             return Ok(Place {
                 pod: None,
@@ -215,16 +199,9 @@ async fn look_up(cluster: &Cluster, end: &End) -> anyhow::Result<Place> {
                 addresses: vec![*address],
             });
         }
-        End::Pod { namespace, name } => (namespace, name),
+        End::Pod(pod) => pod,
     };
-    let api: Api<Pod> = Api::namespaced(cluster.client.clone(), namespace);
-    let found = cluster
-        .ask("looking for the pod", api.get_opt(name))
-        .await?;
-    let found = found.ok_or_else(|| {
-        anyhow!("there is no pod {name} in namespace {namespace}: `kubectl get pods -n {namespace}` lists them")
-    })?;
-    place(&format!("{namespace}/{name}"), &found)
+    place(&pod.to_string(), &pod.look_up(cluster).await?)
 }
 
 fn place(name: &str, pod: &Pod) -> anyhow::Result<Place> {
@@ -328,9 +305,11 @@ mod tests {
 
     #[test]
     fn ends_and_ports_are_understood_or_refused() {
-        let pod = |namespace: &str, name: &str| End::Pod {
-            namespace: namespace.to_owned(),
-            name: name.to_owned(),
+        let pod = |namespace: &str, name: &str| {
+            End::Pod(PodName {
+                namespace: namespace.to_owned(),
+                name: name.to_owned(),
+            })
         };
         for (text, end) in [
             ("shop/web-1", pod("shop", "web-1")),
