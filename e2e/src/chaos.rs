@@ -3,7 +3,7 @@
 //! ```text
 //! event, sequence, expect   pure: what may happen, what comes next, what it may cost
 //! act                       does an event to a bed and waits until its parts are back
-//! check                     invariants 1, 3 and 4 of the design, and that nothing piles up
+//! check                     invariants 1 to 4 of the design, and that nothing piles up
 //! scene                     a bed under traffic: plays an event, then checks
 //! run                       the loop: one line per event, a table at the end
 //! ```

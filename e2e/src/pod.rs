@@ -56,6 +56,20 @@ impl Pod {
         Self::running(bed, namespace, name)
     }
 
+    /// The same with one label more, which it has from its beginning.
+    pub fn create_with(
+        bed: &Bed,
+        namespace: &str,
+        name: &str,
+        node: &str,
+        (key, value): (&str, &str),
+    ) -> Result<Self> {
+        let mut object = manifest(bed, namespace, name, node);
+        object["metadata"]["labels"][key] = json!(value);
+        bed.apply(&object)?;
+        Self::running(bed, namespace, name)
+    }
+
     /// Waits for a pod created elsewhere.
     pub fn running(bed: &Bed, namespace: &str, name: &str) -> Result<Self> {
         let mut found = None;

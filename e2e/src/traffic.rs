@@ -2,6 +2,9 @@
 //!
 //! On each node two pods run `carrick-traffic answer`; one of them sends to the other and to the first of the
 //! next node, by every address. [`Flow`] is one such sender.
+//!
+//! [With policies](Traffic::start_policed) everything of that passes by a rule, and the other pod of each node tries all
+//! the time what no rule accepts: to reach the first of its own node and of the next.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -11,6 +14,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use carrick_testbed::{binaries, paths};
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 
 use crate::bed::Bed;
 use crate::chaos::event::Way;
@@ -21,6 +25,12 @@ use crate::wait;
 
 /// Port of `carrick-traffic answer`.
 const PORT: u16 = 7007;
+/// The label that says which pod of its node it is, for policies.
+const ROLE: &str = "role";
+/// Who sends, and whom the other may not reach.
+const FIRST: &str = "first";
+/// Whom the first sends to, and who tries to reach it.
+const SECOND: &str = "second";
 /// A way is silent when no ping sent in this time was answered yet.
 const SILENT: Duration = Duration::from_millis(1500);
 
@@ -86,6 +96,24 @@ pub struct Connections {
     pub is_failing: bool,
     /// The longest time, in milliseconds, in which none was made.
     pub longest_failing_ms: u64,
+}
+
+impl Status {
+    /// What was answered, in words; empty when nothing was.
+    pub fn passed(&self) -> String {
+        let pings = self.pings.judged.saturating_sub(self.pings.lost);
+        let counts = [
+            (pings, "pings"),
+            (self.connections.made, "connections"),
+            (self.stream.words, "words of a stream"),
+            (self.stream.is_open.into(), "open streams"),
+        ];
+        let passed = counts.into_iter().filter(|(count, _)| *count > 0);
+        let passed: Vec<String> = passed
+            .map(|(count, what)| format!("{count} {what}"))
+            .collect();
+        passed.join(", ")
+    }
 }
 
 /// Milliseconds of a duration.
@@ -156,6 +184,13 @@ struct Flow {
     status: String,
 }
 
+/// Whether what a flow sends passes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Verdict {
+    Accepted,
+    Denied,
+}
+
 /// Which sender: its way and the address it sends to.
 pub type FlowKey = (Way, IpAddr);
 
@@ -167,11 +202,23 @@ pub struct Traffic<'a> {
     /// The pods of each node: who sends, and whom it sends to on the node.
     pods: Vec<[Pod; 2]>,
     flows: Vec<Flow>,
+    /// What no rule accepts; empty without policies.
+    denied: Vec<Flow>,
+    is_policed: bool,
 }
 
 impl<'a> Traffic<'a> {
     /// Makes the pods and starts all senders; returns when every one is answered.
     pub fn start(bed: &'a Bed, suite: &str) -> Result<Self> {
+        Self::begin(bed, suite, false)
+    }
+
+    /// The same where rules accept it, with senders beside it whose packets none does.
+    pub fn start_policed(bed: &'a Bed, suite: &str) -> Result<Self> {
+        Self::begin(bed, suite, true)
+    }
+
+    fn begin(bed: &'a Bed, suite: &str, is_policed: bool) -> Result<Self> {
         let namespace = bed.namespace(suite)?;
         let mut traffic = Self {
             bed,
@@ -179,7 +226,15 @@ impl<'a> Traffic<'a> {
             program: program()?,
             pods: Vec::new(),
             flows: Vec::new(),
+            denied: Vec::new(),
+            is_policed,
         };
+        if is_policed {
+            // Before the pods: none of them has a moment without.
+            for policy in policies(&traffic.namespace) {
+                bed.apply(&policy)?;
+            }
+        }
         for place in 0..bed.node_names().len() {
             let pods = traffic.make_pods(place)?;
             traffic.pods.push(pods);
@@ -204,7 +259,9 @@ impl<'a> Traffic<'a> {
     fn make_pods(&self, place: usize) -> Result<[Pod; 2]> {
         let make = |role: &str| {
             let name = format!("traffic-{place}-{role}");
-            let pod = Pod::create(self.bed, &self.namespace, &name, self.bed.node_name(place))?;
+            let node = self.bed.node_name(place);
+            let label = (ROLE, role);
+            let pod = Pod::create_with(self.bed, &self.namespace, &name, node, label)?;
             let script = format!(
                 "setsid ip netns exec {} {} answer {PORT} > /run/{name}.log 2>&1 < /dev/null & echo $!",
                 pod.netns,
@@ -213,7 +270,7 @@ impl<'a> Traffic<'a> {
             self.bed.node(&pod.node, &script)?;
             anyhow::Ok(pod)
         };
-        Ok([make("a")?, make("b")?])
+        Ok([make(FIRST)?, make(SECOND)?])
     }
 
     fn pod(&self, place: usize, role: usize) -> Result<&Pod> {
@@ -224,13 +281,31 @@ impl<'a> Traffic<'a> {
     }
 
     fn start_way(&mut self, way: Way) -> Result<()> {
-        let (from, to) = match way {
-            Way::Within(node) => (self.pod(node, 0)?, self.pod(node, 1)?),
-            Way::Across(from, to) => (self.pod(from, 0)?, self.pod(to, 0)?),
+        self.flows.retain(|flow| flow.way != way);
+        let flows = self.send(way, Verdict::Accepted)?;
+        self.flows.extend(flows);
+        if self.is_policed {
+            self.denied.retain(|flow| flow.way != way);
+            let denied = self.send(way, Verdict::Denied)?;
+            self.denied.extend(denied);
+        }
+        Ok(())
+    }
+
+    fn send(&self, way: Way, verdict: Verdict) -> Result<Vec<Flow>> {
+        let (from, to) = match (way, verdict) {
+            (Way::Within(node), Verdict::Accepted) => (self.pod(node, 0)?, self.pod(node, 1)?),
+            (Way::Within(node), Verdict::Denied) => (self.pod(node, 1)?, self.pod(node, 0)?),
+            (Way::Across(from, to), Verdict::Accepted) => (self.pod(from, 0)?, self.pod(to, 0)?),
+            (Way::Across(from, to), Verdict::Denied) => (self.pod(from, 1)?, self.pod(to, 0)?),
+        };
+        let what = match verdict {
+            Verdict::Accepted => "traffic",
+            Verdict::Denied => "traffic-denied",
         };
         let mut flows = Vec::new();
         for address in &to.addresses {
-            let status = format!("/run/carrick-traffic-{way}-{address}");
+            let status = format!("/run/carrick-{what}-{way}-{address}");
             let target = SocketAddr::new(*address, PORT);
             let script = format!(
                 "rm -f {status}; setsid ip netns exec {} {} send {target} {status} > {status}.log 2>&1 < /dev/null & echo $!",
@@ -245,9 +320,7 @@ impl<'a> Traffic<'a> {
                 status,
             });
         }
-        self.flows.retain(|flow| flow.way != way);
-        self.flows.extend(flows);
-        Ok(())
+        Ok(flows)
     }
 
     /// Makes the pods of a node anew and takes up again what ended with them.
@@ -266,7 +339,8 @@ impl<'a> Traffic<'a> {
             .filter(|w| w.touches(node))
             .collect();
         // Those of other nodes still send to what is gone.
-        for flow in self.flows.iter().filter(|flow| flow.way.touches(node)) {
+        let all = self.flows.iter().chain(&self.denied);
+        for flow in all.filter(|flow| flow.way.touches(node)) {
             let script = format!(
                 "for p in $(pgrep -f 'carrick-traffic send .* {}$'); do kill -KILL $p; done; true",
                 flow.status
@@ -285,12 +359,32 @@ impl<'a> Traffic<'a> {
 
     /// What each sender counted so far.
     pub fn look(&self) -> Result<BTreeMap<FlowKey, Status>> {
+        self.read(&self.flows)
+    }
+
+    fn read(&self, flows: &[Flow]) -> Result<BTreeMap<FlowKey, Status>> {
         let mut all = BTreeMap::new();
-        for flow in &self.flows {
+        for flow in flows {
             let text = self.bed.node(&flow.node, &format!("cat {}", flow.status))?;
             let status = serde_json::from_str(&text)
                 .with_context(|| format!("{} holds {text:?}", flow.status))?;
             all.insert((flow.way, flow.address), status);
+        }
+        Ok(all)
+    }
+
+    /// What senders that no rule accepts have counted; nothing without policies.
+    ///
+    /// # Errors
+    /// Something of theirs was answered.
+    pub fn denied(&self) -> Result<BTreeMap<FlowKey, Status>> {
+        let all = self.read(&self.denied)?;
+        for ((way, address), status) in &all {
+            let passed = status.passed();
+            ensure!(
+                passed.is_empty(),
+                "{way} to {address}, which no rule accepts: {passed}"
+            );
         }
         Ok(all)
     }
@@ -351,7 +445,7 @@ impl<'a> Traffic<'a> {
         for node in self.bed.node_names() {
             self.bed.node(
                 &node,
-                "for p in $(pgrep -f '^[^ ]*carrick-traffic (send|answer) '); do kill -KILL $p; done; rm -f /run/carrick-traffic-*",
+                "for p in $(pgrep -f '^[^ ]*carrick-traffic (send|answer) '); do kill -KILL $p; done; rm -f /run/carrick-traffic*-*",
             )?;
         }
         for pod in self.pods.iter().flatten() {
@@ -359,6 +453,28 @@ impl<'a> Traffic<'a> {
         }
         Ok(())
     }
+}
+
+/// The first pods are for each other alone, and may send to all pods of theirs; the second are for the first.
+fn policies(namespace: &str) -> [Value; 2] {
+    let ports = json!([{"port": PORT}, {"port": PORT, "protocol": "UDP"}]);
+    let firsts = json!([{"podSelector": {"matchLabels": {ROLE: FIRST}}}]);
+    let policy = |role: &str, spec: Value| {
+        let mut spec = spec;
+        spec["podSelector"] = json!({"matchLabels": {ROLE: role}});
+        json!({
+            "apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy",
+            "metadata": {"namespace": namespace, "name": format!("traffic-{role}")},
+            "spec": spec,
+        })
+    };
+    let first = json!({
+        "policyTypes": ["Ingress", "Egress"],
+        "ingress": [{"from": firsts, "ports": ports}],
+        "egress": [{"to": [{"podSelector": {}}], "ports": ports}],
+    });
+    let second = json!({"ingress": [{"from": firsts, "ports": ports}]});
+    [policy(FIRST, first), policy(SECOND, second)]
 }
 
 /// Builds `carrick-traffic` and puts it where every node sees it.
@@ -400,6 +516,16 @@ mod tests {
         assert_eq!((loss.pings, loss.streams), (5, 0));
         assert_eq!(loss.gap, Duration::from_millis(30));
         assert_eq!(loss.reason, "");
+    }
+
+    #[test]
+    fn whatever_was_answered_has_passed() {
+        let mut unanswered = status(100, 100, &[1000], 0);
+        unanswered.connections.failed = 7;
+        assert_eq!(unanswered.passed(), "");
+        assert_eq!(status(100, 99, &[], 0).passed(), "1 pings");
+        unanswered.connections.made = 2;
+        assert_eq!(unanswered.passed(), "2 connections");
     }
 
     #[test]

@@ -9,7 +9,7 @@ use super::event::{Event, Lasting, Part, Strike, Way};
 use super::expect::Allowance;
 use crate::bed::{Bed, NAMESPACE};
 use crate::program::{difference, program, youngest};
-use crate::traffic::Loss;
+use crate::traffic::{FlowKey, Loss, Status};
 use crate::wait;
 
 /// How long the agents may take to end at what was before.
@@ -324,6 +324,24 @@ pub fn allowed(loss: &Loss, way: Way, allowance: Allowance, refusals: u64) -> Re
     Ok(())
 }
 
+/// Invariant 2 (that nothing passed was looked at when these were read): those whom no rule accepts have tried.
+///
+/// # Errors
+/// One of them has sent nothing meanwhile, so that its silence proves nothing.
+pub fn tried(before: &BTreeMap<FlowKey, Status>, after: &BTreeMap<FlowKey, Status>) -> Result<()> {
+    for ((way, address), status) in after {
+        let sent = status.pings.judged;
+        let known = before.get(&(*way, *address));
+        let known = known.map_or(0, |before| before.pings.judged);
+        // One that was started since counts from the beginning.
+        ensure!(
+            sent > 0 && sent != known,
+            "{way} to {address}, which no rule accepts, was not tried"
+        );
+    }
+    Ok(())
+}
+
 /// Whether the API server answers while it lasts, so that everything can be checked.
 pub fn can_ask(open: Option<Lasting>) -> bool {
     !open.is_some_and(Lasting::stops_kubernetes)
@@ -357,6 +375,21 @@ mod tests {
         refused.connections = 1;
         assert!(allowed(&refused, Way::Within(0), Allowance::Gap(second), 1).is_ok());
         assert!(allowed(&refused, Way::Within(0), Allowance::Gap(second), 0).is_err());
+    }
+
+    #[test]
+    fn who_did_not_try_proves_nothing() {
+        let key = (Way::Within(0), [10, 0, 0, 1].into());
+        let judged = |count| {
+            let mut status = Status::default();
+            status.pings.judged = count;
+            BTreeMap::from([(key, status)])
+        };
+        assert!(tried(&judged(5), &judged(9)).is_ok());
+        assert!(tried(&judged(900), &judged(9)).is_ok());
+        assert!(tried(&judged(9), &judged(9)).is_err());
+        assert!(tried(&BTreeMap::new(), &judged(0)).is_err());
+        assert!(tried(&BTreeMap::new(), &BTreeMap::new()).is_ok());
     }
 
     #[test]

@@ -47,7 +47,7 @@ pub struct Scene<'a> {
 impl<'a> Scene<'a> {
     /// Starts the traffic and looks at what there is.
     pub fn start(bed: &'a Bed, suite: &str) -> Result<Self> {
-        let traffic = Traffic::start(bed, suite)?;
+        let traffic = Traffic::start_policed(bed, suite)?;
         wait_pods(bed, Duration::from_mins(2))?;
         for node in bed.node_names() {
             bed.settled(&node)?;
@@ -76,6 +76,7 @@ impl<'a> Scene<'a> {
         let bed = self.bed;
         let programs = Programs::read(bed)?;
         let counted = self.traffic.look()?;
+        let denied = self.traffic.denied()?;
         let begun = Instant::now();
         let since = self.open.map_or(begun, |(_, since)| since);
         self.open = match event {
@@ -106,9 +107,10 @@ impl<'a> Scene<'a> {
             broken.join("; "),
             told(&losses)
         );
+        check::tried(&denied, &self.traffic.denied()?)?;
         programs.kept(bed, event)?;
         check::only_our_flows(bed)?;
-        let mut checked = vec!["traffic", "flows", "commit"];
+        let mut checked = vec!["traffic", "policy", "flows", "commit"];
         if check::can_ask(stays) {
             check::one_writer(bed)?;
             check::nothing_leaks(bed)?;
