@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use carrick_testbed::Limit;
 use nix::sys::signal::Signal;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::event::{Event, Lasting, Part, Place, Strike};
 use super::host;
@@ -57,6 +57,7 @@ fn do_strike(bed: &Bed, traffic: &mut Traffic<'_>, strike: Strike) -> Result<()>
         Strike::SecondAgent(place) => host::second_agent(bed, bed.node_name(place)).map(drop),
         Strike::Rotate => rotate(bed),
         Strike::Crowd(place, count) => crowd(bed, traffic.namespace(), place, count),
+        Strike::Policies(count) => policies(bed, traffic.namespace(), count),
         Strike::DeleteBehind(place) => delete_behind(bed, traffic.namespace(), place),
         Strike::RegisterAgain(place) => {
             register_again(bed, place)?;
@@ -172,6 +173,56 @@ pub fn wait_pods(bed: &Bed, deadline: Duration) -> Result<()> {
         }
         Ok(true)
     })
+}
+
+/// Policies that concern the pods that send, and nobody whom they may accept.
+fn policies(bed: &Bed, namespace: &str, count: usize) -> Result<()> {
+    const LABEL: &str = "e2e.carrick.dev/chaos";
+    let policy = |number: usize| {
+        let nobody = json!({"podSelector": {"matchLabels": {"nobody": number.to_string()}}});
+        let nowhere = json!({"ipBlock": {"cidr": format!("203.0.113.{}/32", number % 256)}});
+        json!({
+            "apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy",
+            "metadata": {
+                "namespace": namespace, "name": format!("chaos-{number}"), "labels": {LABEL: "policies"},
+            },
+            "spec": {"podSelector": {}, "ingress": [{
+                "from": [nobody, nowhere], "ports": [{"port": 1000 + number}],
+            }]},
+        })
+    };
+    let items: Vec<Value> = (0..count).map(policy).collect();
+    bed.apply(&json!({"apiVersion": "v1", "kind": "List", "items": items}))?;
+    let enforced = |node: &str| -> Result<usize> {
+        let told = bed.agent_json(node, "/v1/policies")?;
+        let prefix = format!("{namespace}/chaos-");
+        let policies = told["policies"].as_object().into_iter().flatten();
+        let enforced = policies
+            .filter(|(name, policy)| name.starts_with(&prefix) && policy["enforced"] == true);
+        Ok(enforced.count())
+    };
+    for (wanted, what) in [(count, "come"), (0, "go")] {
+        for node in bed.node_names() {
+            let what = format!("the policies to {what} on {node}");
+            wait::until(&what, Duration::from_mins(1), || {
+                let now = enforced(&node)?;
+                ensure!(now == wanted, "there are {now}");
+                Ok(true)
+            })?;
+        }
+        if wanted > 0 {
+            let selector = format!("{LABEL}=policies");
+            bed.kubectl(&[
+                "delete",
+                "networkpolicies",
+                "-n",
+                namespace,
+                "-l",
+                &selector,
+            ])?;
+        }
+    }
+    Ok(())
 }
 
 fn begin(bed: &Bed, lasting: Lasting) -> Result<()> {

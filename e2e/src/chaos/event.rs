@@ -60,6 +60,8 @@ pub enum Strike {
     Rotate,
     /// So many pods start at once and are deleted.
     Crowd(Place, usize),
+    /// So many policies for the pods that send, which open nothing to anybody, come and go.
+    Policies(usize),
     /// A pod is deleted while the node's agent is away.
     DeleteBehind(Place),
     /// The Node object is deleted and its kubelet registers it again.
@@ -232,6 +234,7 @@ impl fmt::Display for Strike {
             Self::SecondAgent(node) => write!(f, "second agent on {}", Node(node)),
             Self::Rotate => f.write_str("controller's certificate rotated"),
             Self::Crowd(node, count) => write!(f, "{count} pods at once on {}", Node(node)),
+            Self::Policies(count) => write!(f, "{count} policies come and go"),
             Self::DeleteBehind(node) => {
                 write!(f, "pod deleted while the agent of {} is down", Node(node))
             }

@@ -229,7 +229,7 @@ mod tests {
                                 | Strike::ClockJump(node, _)
                                 | Strike::OutOfMemory(node),
                             ) => vec![Some(node)],
-                            Event::Strike(Strike::Rotate) => vec![],
+                            Event::Strike(Strike::Rotate | Strike::Policies(_)) => vec![],
                         }
                         .into_iter()
                         .flatten(),

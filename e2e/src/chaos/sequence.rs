@@ -125,6 +125,7 @@ impl Sequence {
             Strike::RegisterAgain(node),
             Strike::ClockJump(node, seconds),
             Strike::OutOfMemory(node),
+            Strike::Policies(100),
         ])
     }
 }
@@ -211,6 +212,8 @@ fn bears(open: Lasting, strike: Strike) -> bool {
             spared(open, one) && spared(open, two)
         }
         (_, Strike::Kill(_) | Strike::KillTwo(..) | Strike::Rotate) => true,
+        // Every agent is to say that it has them.
+        (_, Strike::Policies(_)) => false,
         // A start brings a whole link, an empty memory and another agent.
         (
             _,
@@ -377,7 +380,7 @@ mod tests {
                 );
             }
             let kernel = shape.kind == NodeKind::Kernel;
-            assert_eq!(kinds.len(), if kernel { 20 } else { 15 }, "{kinds:?}");
+            assert_eq!(kinds.len(), if kernel { 21 } else { 16 }, "{kinds:?}");
             assert_eq!(kinds.contains("DiskFull"), kernel);
         }
     }

@@ -41,6 +41,7 @@ pub fn tests() -> Vec<Test> {
             deleted_behind,
         ),
         ("a_fabric_that_loses_or_shortens_packets_heals", fabric),
+        ("policies_that_come_and_go_change_no_verdict", policies),
     ]
 }
 
@@ -103,6 +104,10 @@ fn kubernetes(bed: &Bed) -> Result<()> {
             Strike::Kill(Part::Runtime(0)),
         ],
     )
+}
+
+fn policies(bed: &Bed) -> Result<()> {
+    strikes(bed, &[Strike::Policies(100), Strike::Policies(10)])
 }
 
 fn pairs(bed: &Bed) -> Result<()> {

@@ -21,14 +21,23 @@ pub const NAME: &str = "clusternetworkpolicies.policy.networking.k8s.io";
 /// Groups of Kubernetes need this: where the API was reviewed.
 const APPROVED: &str = "api-approved.kubernetes.io";
 /// As upstream's own CRD says (network-policy-api v0.2.0).
-const REVIEW: &str = "https://github.com/kubernetes-sigs/network-policy-api/pull/300";
+const REVIEW: &str = "https://github.com/kubernetes-sigs/network-policy-api/pull/347";
+/// By which upstream's CRDs say what release they are of, and of which of its two sets.
+const BUNDLE: (&str, &str) = ("policy.networking.k8s.io/bundle-version", "v0.2.0");
+/// The set that has nodes, names of ports and names of domains.
+const CHANNEL: (&str, &str) = ("policy.networking.k8s.io/channel", "experimental");
 /// Says whose a CRD is.
 const PART_OF: &str = "app.kubernetes.io/part-of";
 const OURS: &str = "carrick";
 
-/// Whether a CRD that is there was brought by us, and nobody has taken it over since.
+/// Whether a CRD that is there was brought by us, and nobody has taken it over since. `kubectl apply` of another
+/// release leaves our label on it, and says which release it is.
 pub fn is_ours(existing: &CustomResourceDefinition) -> bool {
+    let annotations = existing.annotations();
+    // Without either it is of a version of ours that did not say it.
+    let mut said = [BUNDLE, CHANNEL].into_iter();
     existing.labels().get(PART_OF).map(String::as_str) == Some(OURS)
+        && said.all(|(name, value)| annotations.get(name).is_none_or(|said| said == value))
 }
 
 /// The CRD.
@@ -84,12 +93,12 @@ pub fn crd() -> Result<CustomResourceDefinition, serde_json::Error> {
         ]),
         ..CustomResourceDefinitionVersion::default()
     };
-    let of = |name: &str, value: &str| BTreeMap::from([(name.to_owned(), value.to_owned())]);
+    let text = |(name, value): (&str, &str)| (name.to_owned(), value.to_owned());
     Ok(CustomResourceDefinition {
         metadata: ObjectMeta {
             name: Some(NAME.to_owned()),
-            annotations: Some(of(APPROVED, REVIEW)),
-            labels: Some(of(PART_OF, OURS)),
+            annotations: Some([(APPROVED, REVIEW), BUNDLE, CHANNEL].map(text).into()),
+            labels: Some([(PART_OF, OURS)].map(text).into()),
             ..ObjectMeta::default()
         },
         spec: CustomResourceDefinitionSpec {
@@ -140,5 +149,21 @@ mod tests {
         assert!(!is_ours(&crd));
         crd.metadata.labels = Some(BTreeMap::from([(PART_OF.to_owned(), "other".to_owned())]));
         assert!(!is_ours(&crd));
+    }
+
+    /// Bug: our label stayed on it, and the operator put its own release back at its next start.
+    #[test]
+    fn another_release_that_was_applied_over_ours_is_somebody_elses() {
+        for (name, value) in [(BUNDLE.0, "v0.3.0"), (CHANNEL.0, "standard")] {
+            let mut crd = crd().unwrap();
+            crd.annotations_mut()
+                .insert(name.to_owned(), value.to_owned());
+            assert!(!is_ours(&crd), "{name}");
+            crd.annotations_mut().remove(name);
+            assert!(
+                is_ours(&crd),
+                "one that does not say it is an older version's of ours"
+            );
+        }
     }
 }
