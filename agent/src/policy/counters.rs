@@ -101,17 +101,12 @@ pub(crate) struct Metrics(pub(crate) std::sync::Arc<crate::node::Node>);
 impl Collector for Metrics {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
         let totals = self.0.policy_totals.0.lock().totals.clone();
-        let all: [(_, _, fn(Count) -> u64); 2] = [
-            (
-                "policy_packets",
-                "Packets that rules of policy decided on: first packets of connections, and whatever was denied.",
-                |count| count.packets,
-            ),
-            ("policy_bytes", "Bytes of these packets.", |count| {
-                count.bytes
-            }),
+        let packets = "Packets that rules of policy decided on: first packets of connections, and whatever was denied.";
+        let all = [
+            ("policy_packets", packets),
+            ("policy_bytes", "Bytes of these packets."),
         ];
-        for (name, help, value) in all {
+        for (name, help) in all {
             let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
             for (class, count) in &totals {
                 let labels = [
@@ -119,7 +114,11 @@ impl Collector for Metrics {
                     ("tier", super::view::tier_name(class.tier)),
                     ("action", action_name(class.action)),
                 ];
-                let counter = ConstCounter::new(value(*count));
+                let value = match name {
+                    "policy_bytes" => count.bytes,
+                    _ => count.packets,
+                };
+                let counter = ConstCounter::new(value);
                 counter.encode(family.encode_family(&labels)?)?;
             }
         }
